@@ -1,0 +1,129 @@
+"""Settings to working parts: weights, describer, searcher."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.settings import RECIPE_FIELDS, Settings
+from engine.backbones.weights import Progress, Weights, load_weights
+from engine.catalog import Catalog
+from engine.data_folder import DataFolder
+from engine.describer import Describer, DescriberOptions
+from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
+from engine.searcher import Searcher
+from engine.types import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def describer_options(settings: Settings) -> DescriberOptions:
+    return DescriberOptions(
+        backbone=settings.backbone,
+        layer=settings.layer,
+        max_side=settings.max_side,
+        scales=settings.scales,
+        pooling=settings.pooling,
+        device=settings.device,
+        precision=settings.precision,
+        batch_size=settings.batch_size,
+        max_pixels=int(settings.max_megapixels * 1_000_000),
+        max_bytes=settings.max_upload_mb << 20,
+        projection_dim=settings.projection_dim,
+        projection_power=settings.projection_power,
+    )
+
+
+def build_describer(settings: Settings, progress: Progress | None = None) -> Describer:
+    """The describer that the settings ask for, without regard to any index."""
+    weights = load_weights(
+        settings.backbone, settings.weights, cache_dir=settings.cache_dir, progress=progress
+    )
+    log.info("%s; device %s", weights.notice, settings.device)
+    return Describer(describer_options(settings), weights)
+
+
+def stored_recipe(data_dir: Path) -> Recipe | None:
+    """The recipe of an index that holds images; None for a new or an empty one."""
+    path = data_dir / "catalog.sqlite"
+    if not path.is_file():
+        return None
+    catalog = Catalog(path)
+    try:
+        return catalog.recipe() if catalog.count() else None
+    finally:
+        catalog.close()
+
+
+def with_recipe(settings: Settings, recipe: Recipe) -> Settings:
+    """Settings that follow the recipe of an existing index.
+
+    Raises: IndexMismatch if somebody explicitly asked for something else.
+    """
+    stored = recipe.to_json()
+    wishes = settings.model_dump()
+    conflicts = [
+        f"{name} is {stored[name]}, not {wishes[name]}"
+        for name in RECIPE_FIELDS
+        if name != "weights"  # decided by content, in `open_searcher`
+        and settings.chosen(name)
+        and wishes[name] is not None
+        and wishes[name] != stored[name]
+    ]
+    if conflicts:
+        raise IndexMismatch(
+            f"the index in {settings.data_dir} was made with another recipe "
+            f"({'; '.join(conflicts)}): leave these options out, or choose another --data-dir"
+        )
+    own = {name: stored[name] for name in RECIPE_FIELDS if name != "weights"}
+    weights = settings.weights
+    if not settings.chosen("weights") or weights == "auto":
+        weights = recipe.weights
+    return settings.model_copy(update={**own, "weights": weights})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A searcher with what it was made of; `close` releases the data folder."""
+
+    searcher: Searcher
+    weights: Weights
+    folder: DataFolder
+
+    def close(self) -> None:
+        self.searcher.close()
+        self.folder.release()
+
+
+def open_searcher(
+    settings: Settings, *, url: str | None = None, progress: Progress | None = None
+) -> Opened:
+    """Take the data folder and open its index, with the recipe it was made with.
+
+    Raises: DataFolderInUse, IndexMismatch, WeightsUnavailable, CorruptIndex, StorageReadOnly.
+    """
+    folder = DataFolder(settings.data_dir, url=url)
+    try:
+        recipe = stored_recipe(settings.data_dir)
+        if recipe is not None:
+            settings = with_recipe(settings, recipe)
+        try:
+            describer = build_describer(settings, progress)
+        except (WeightsUnavailable, InvalidOption) as error:
+            if recipe is None:
+                raise
+            raise type(error)(
+                f"the weights of the index in {settings.data_dir} are missing: {error}"
+            ) from error
+        searcher = Searcher(
+            settings.data_dir,
+            describer,
+            deadline_s=settings.deadline_s,
+            batch_wait_ms=settings.batch_wait_ms,
+            max_queue=settings.max_queue,
+        )
+    except BaseException:
+        folder.release()
+        raise
+    return Opened(searcher, describer.weights, folder)

@@ -1,0 +1,65 @@
+"""What routes ask for by type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from app.jobs import Jobs
+from app.settings import Settings
+from engine.backbones.weights import Weights
+from engine.errors import EngineError
+from engine.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class Service:
+    """The working parts of a started service."""
+
+    searcher: Searcher
+    jobs: Jobs
+    weights: Weights
+
+
+@dataclass
+class State:
+    """What the lifespan fills: a service, or the reason why there is none."""
+
+    settings: Settings
+    close: Callable[[], None] = lambda: None
+    service: Service | None = None
+    failure: EngineError | None = None
+
+
+def get_state(request: Request) -> State:
+    return cast(State, request.app.state.cooc)
+
+
+def get_service(request: Request) -> Service:
+    """The service. Raises the error that kept it from starting."""
+    state = get_state(request)
+    if state.service is None:
+        raise state.failure or EngineError("the service is not started")
+    return state.service
+
+
+def get_searcher(request: Request) -> Searcher:
+    return get_service(request).searcher
+
+
+def get_jobs(request: Request) -> Jobs:
+    return get_service(request).jobs
+
+
+def get_root(request: Request) -> str:
+    """Path prefix under which a proxy serves us, without its last slash."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+StateDep = Annotated[State, Depends(get_state)]
+SearcherDep = Annotated[Searcher, Depends(get_searcher)]
+JobsDep = Annotated[Jobs, Depends(get_jobs)]
+RootDep = Annotated[str, Depends(get_root)]

@@ -1,0 +1,181 @@
+"""The sole translator from errors to answers: RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from engine import errors
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class RequestProblem(Exception):
+    """A request that the HTTP side itself refuses."""
+
+
+class MalformedRequest(RequestProblem):
+    """The body does not have the announced form."""
+
+
+class PayloadTooLarge(RequestProblem):
+    """The body, or what it unpacks to, is larger than the limit."""
+
+
+class UnsupportedBody(RequestProblem):
+    """The body has a content type that this address does not take."""
+
+
+class UnknownJob(RequestProblem):
+    """No job has this id."""
+
+
+class InvalidFields(RequestProblem):
+    """Fields with values out of range, or that nobody knows."""
+
+    def __init__(self, entries: list[dict[str, str]]) -> None:
+        super().__init__("; ".join(f"{e['pointer']}: {e['detail']}" for e in entries))
+        self.entries = entries
+
+
+STATUS: dict[type[Exception], int] = {
+    errors.BadImage: 422,
+    errors.UnsupportedImage: 415,
+    errors.ImageTooLarge: 413,
+    errors.UnknownImage: 404,
+    errors.InvalidOption: 422,
+    errors.EmptyIndex: 409,
+    errors.IndexMismatch: 409,
+    errors.NoGeneration: 409,
+    errors.CorruptIndex: 503,
+    errors.WeightsUnavailable: 503,
+    errors.StorageFull: 507,
+    errors.StorageReadOnly: 503,
+    errors.DataFolderInUse: 503,
+    errors.Overloaded: 503,
+    errors.DeadlineExceeded: 504,
+    MalformedRequest: 400,
+    UnknownJob: 404,
+    PayloadTooLarge: 413,
+    UnsupportedBody: 415,
+    InvalidFields: 422,
+}
+
+
+def code_of(error: type[Exception]) -> str:
+    """`BadImage` -> `bad_image`."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in error.__name__).lstrip("_")
+
+
+def problem(
+    request_id: str,
+    path: str,
+    status: int,
+    detail: str,
+    code: str | None = None,
+    entries: list[dict[str, str]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """One problem document. `code` is stable for programs, `detail` is for people."""
+    phrase = HTTPStatus(status).phrase
+    code = code or phrase.lower().replace(" ", "_").replace("'", "")
+    content: dict[str, Any] = {
+        "type": f"urn:cooc:problem:{code}",
+        "title": phrase,
+        "status": status,
+        "detail": detail,
+        "instance": path,
+        "code": code,
+        "request_id": request_id,
+        "errors": entries or [],
+    }
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem_for(request: Request, error: Exception) -> JSONResponse:
+    """The problem document of an error of the engine or of the HTTP side."""
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    headers = {}
+    if isinstance(error, errors.Overloaded):
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif status == 503:
+        headers["Retry-After"] = "30"
+    entries = error.entries if isinstance(error, InvalidFields) else None
+    if status >= 500:
+        log.error("%s %s: %s", request.method, request.url.path, error)
+    return problem(
+        request_id_of(request),
+        request.url.path,
+        status,
+        str(error),
+        code_of(type(error)),
+        entries,
+        headers,
+    )
+
+
+def request_id_of(request: Request) -> str:
+    value = request.scope.get("request_id")
+    return str(value) if value else uuid.uuid4().hex
+
+
+def install(app: FastAPI) -> None:
+    """Make every 4xx and 5xx a problem document, the framework's own included."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return problem_for(request, error)
+
+    async def framework(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        headers = dict(error.headers) if error.headers else None
+        return problem(
+            request_id_of(request),
+            request.url.path,
+            error.status_code,
+            f"{request.method} {request.url.path}: {error.detail}",
+            headers=headers,
+        )
+
+    async def validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return problem_for(request, InvalidFields(field_errors(error.errors())))
+
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(
+            request_id_of(request),
+            request.url.path,
+            500,
+            "something went wrong here; the log has the details under this request_id",
+        )
+
+    app.add_exception_handler(errors.EngineError, known)
+    app.add_exception_handler(RequestProblem, known)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(RequestValidationError, validation)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def field_errors(details: Any) -> list[dict[str, str]]:
+    """Pydantic's errors as pointer and detail, each naming the value that was given."""
+    return [
+        {
+            "pointer": "/" + "/".join(str(part) for part in entry["loc"]),
+            "detail": f"{entry['msg']} (got {_short(entry.get('input'))})",
+        }
+        for entry in details
+    ]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,104 @@
+"""The application: built from settings, started and stopped by its lifespan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
+
+from app import __version__, errors
+from app.assembly import open_searcher
+from app.deps import Service, State
+from app.jobs import Jobs
+from app.middleware import BodyLimit, RequestId
+from app.routes import admin, health, images, index, jobs, search
+from app.schemas import ProblemOut
+from app.settings import Settings
+from app.spool import Spool
+from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
+
+log = logging.getLogger(__name__)
+
+WEB = Path(__file__).parent / "web"
+PROBLEM = {"description": "Problem", "content": {errors.MEDIA_TYPE: {}}, "model": ProblemOut}
+FORM_OVERHEAD = 2 << 20
+"""Bytes of a multipart body besides its file."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service. Nothing is loaded before its lifespan starts."""
+    state = State(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(_start, state)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(_stop, state)
+
+    app = FastAPI(
+        title="Co-occurrence image search",
+        version=__version__,
+        description="Finds the photos of a collection that show the same object, place or frame.",
+        lifespan=lifespan,
+        root_path=settings.root_path,
+        responses={"4XX": PROBLEM, "5XX": PROBLEM},
+    )
+    app.state.cooc = state
+    errors.install(app)
+    for routes in (search, images, index, jobs, admin, health):
+        app.include_router(routes.router)
+    app.mount("/web", StaticFiles(directory=WEB), name="web")
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.add_middleware(
+        BodyLimit,
+        # base64 in JSON is a third longer than the image itself
+        max_bytes=(settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD,
+        larger={"/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD},
+    )
+    app.add_middleware(RequestId)
+    return app
+
+
+def _start(state: State) -> None:
+    settings = state.settings
+    try:
+        opened = open_searcher(settings, url=settings.url)
+    # The service answers, with the reason on every address, so that an operator can read it.
+    except (IndexMismatch, CorruptIndex, WeightsUnavailable) as error:
+        log.error("the index cannot be used: %s", error)
+        state.failure = error
+        return
+    spool = Spool(
+        settings.data_dir,
+        max_image_bytes=settings.max_upload_mb << 20,
+        max_images=settings.max_bulk_images,
+        max_total_bytes=4 * (settings.max_bulk_mb << 20),
+    )
+    try:
+        runner = Jobs(opened.searcher, spool, settings.data_dir, auto_build=settings.auto_build)
+        runner.start()
+    except BaseException:
+        opened.close()
+        raise
+    state.service = Service(opened.searcher, runner, opened.weights)
+    state.close = opened.close
+    log.info("%d images are indexed; ready at %s", opened.searcher.stats().count, settings.url)
+
+
+def _stop(state: State) -> None:
+    if state.service is not None:
+        state.service.jobs.stop()
+        state.close()
+        state.service = None

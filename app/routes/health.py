@@ -1,0 +1,46 @@
+"""Is it alive, is it ready, what is it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app import __version__
+from app.deps import SearcherDep, StateDep
+from app.schemas import HealthOut, VersionOut, WeightsOut
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+def livez() -> HealthOut:
+    """The process answers."""
+    return HealthOut(status="ok")
+
+
+@router.get("/readyz")
+def readyz(searcher: SearcherDep) -> HealthOut:
+    """Model loaded, index consistent and made with this recipe; else a problem document."""
+    searcher.catalog.count()
+    return HealthOut(status="ok")
+
+
+@router.get("/version")
+def version(state: StateDep) -> VersionOut:
+    """Versions, weights and recipe. Answers even when the index cannot be used."""
+    service = state.service
+    weights = service.weights if service else None
+    searcher = service.searcher if service else None
+    return VersionOut(
+        name="co-occurrence image search",
+        version=__version__,
+        weights=WeightsOut(
+            name=weights.name, trained=weights.trained, digest=weights.digest, notice=weights.notice
+        )
+        if weights
+        else None,
+        backbone=searcher.recipe.backbone if searcher else None,
+        pooling=searcher.recipe.pooling if searcher else None,
+        fingerprint=searcher.recipe.fingerprint if searcher else None,
+        device=str(searcher.describer.device) if searcher else None,
+        precision=searcher.describer.precision if searcher else None,
+    )

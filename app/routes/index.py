@@ -1,0 +1,55 @@
+"""Bulk adds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from app.deps import JobsDep, RootDep, StateDep
+from app.schemas import JobOut
+from app.uploads import BulkRequest, multipart, read_bulk
+
+router = APIRouter(tags=["index"])
+
+ADD_BODY: dict[str, Any] = multipart(
+    {
+        "schema": {
+            "type": "object",
+            "required": ["files"],
+            "properties": {
+                "files": {
+                    "type": "array",
+                    "items": {"type": "string", "format": "binary"},
+                    "description": "Images, or .zip and .tar archives of images.",
+                },
+                "metadata": {
+                    "type": "string",
+                    "description": "A JSON object that all of these images get.",
+                },
+            },
+        }
+    }
+)
+
+
+async def bulk_request(request: Request, state: StateDep) -> BulkRequest:
+    return await read_bulk(request, state.settings.max_bulk_images)
+
+
+@router.post("/index/add", status_code=202, openapi_extra=ADD_BODY)
+def add(
+    request: Annotated[BulkRequest, Depends(bulk_request)],
+    jobs: JobsDep,
+    root: RootDep,
+    response: Response,
+) -> JobOut:
+    """Add many images: accepted uploads are on disk and survive a crash; follow the job.
+
+    An image's id is its file name (with its path in an archive). An image whose bytes are stored
+    already is skipped; a name that another image has gets part of the digest added.
+    """
+    job = jobs.get(jobs.add(request.files, request.metadata))
+    response.headers["Location"] = f"{root}/jobs/{job.id}"
+    response.headers["Retry-After"] = "1"
+    return job

@@ -1,0 +1,48 @@
+"""Searching."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from app.deps import RootDep, SearcherDep
+from app.schemas import SearchForm, SearchJson, SearchOut
+from app.uploads import SearchRequest, read_search
+
+router = APIRouter(tags=["search"])
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": SearchForm.model_json_schema()},
+            "application/json": {
+                "schema": SearchJson.model_json_schema(
+                    ref_template="#/components/schemas/{model}"
+                ),
+                "example": {"query": {"id": "holiday/beach.jpg"}, "limit": 5},
+            },
+        },
+    }
+}
+
+
+@router.post("/search", openapi_extra=BODY)
+def search(
+    request: Annotated[SearchRequest, Depends(read_search)],
+    searcher: SearcherDep,
+    root: RootDep,
+) -> SearchOut:
+    """The stored images most similar to an uploaded or a stored one, best first.
+
+    An image that is stored finds itself at rank 1 with score 1 as `exact`. Nothing found is an
+    empty list.
+    """
+    options = request.fields.options()
+    if request.id is not None:
+        answer = searcher.search_id(request.id, options)
+    else:
+        answer = searcher.search(request.image or b"", options)
+    return SearchOut.of(answer, request.fields, uuid.uuid4().hex, root)

@@ -1,0 +1,110 @@
+"""Everything that can be set, from the environment (prefix COOC_) or by the caller."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.errors import InvalidOption
+
+PREFIX = "COOC_"
+RECIPE_FIELDS = (
+    "backbone",
+    "layer",
+    "weights",
+    "max_side",
+    "scales",
+    "pooling",
+    "projection_dim",
+    "projection_power",
+)
+"""Settings that decide what a descriptor means; an existing index keeps its own."""
+
+
+class Settings(BaseSettings):
+    """Frozen; every field has a working default. `COOC_MAX_SIDE=1024` sets `max_side`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Field(Path("index_data"), description="Folder of the index.")
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the service listens on.")
+    root_path: str = Field("", description="Path prefix under which a proxy serves this.")
+
+    backbone: str = Field("vgg16", description="Trunk: vgg16 or squeezenet1_1.")
+    layer: str | None = Field(None, description="Layer of the trunk; default its first choice.")
+    weights: str = Field("auto", description="auto, imagenet, untrained, or a file.")
+    cache_dir: Path | None = Field(None, description="Downloaded weights; ~/.cache/cooc if unset.")
+    max_side: int = Field(512, ge=32, le=4096, description="Longest side of an image, pixels.")
+    scales: Annotated[tuple[float, ...], NoDecode] = Field(
+        (1.0,), description="Scales at which an image is described, comma separated."
+    )
+    pooling: str = Field("cbp_ac", description="mac, spoc, gem, cbp_aa or cbp_ac.")
+    projection_dim: int = Field(512, ge=1, le=8192, description="Length of an indexed vector.")
+    projection_power: float = Field(
+        0.25, ge=0.0, le=0.5, description="Exponent of the eigenvalues; 0.5 whitens fully."
+    )
+
+    device: str = Field("auto", description="auto, cpu or cuda.")
+    precision: str = Field("auto", description="auto, float32 or bfloat16.")
+    batch_size: int = Field(8, ge=1, le=256, description="Images of one forward pass.")
+    batch_wait_ms: float = Field(
+        2.0, ge=0.0, le=1000.0, description="How long a lone image waits for company."
+    )
+    max_queue: int = Field(256, ge=1, le=100_000, description="Images that may wait.")
+    deadline_s: float = Field(120.0, gt=0.0, le=3600.0, description="Seconds for one answer.")
+
+    max_upload_mb: int = Field(32, ge=1, le=1024, description="Size of one image.")
+    max_bulk_mb: int = Field(2048, ge=1, le=1_000_000, description="Size of one bulk upload.")
+    max_bulk_images: int = Field(
+        100_000, ge=1, le=10_000_000, description="Images of one bulk upload."
+    )
+    max_megapixels: float = Field(100.0, gt=0.0, le=1000.0, description="Pixels of one image.")
+    auto_build: bool = Field(
+        True, description="Build after bulk adds of a collection that has grown fourfold."
+    )
+
+    @field_validator("scales", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+    def chosen(self, name: str) -> bool:
+        """Whether somebody set `name`, rather than leaving its default."""
+        return name in self.model_fields_set
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment; overrides that are None are left out.
+
+    Raises: InvalidOption for a misspelt COOC_ variable or a value out of range.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {"COOC_SHARED_DATA"}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise InvalidOption(
+            f"{unknown[0]} is no setting of this program; known are {', '.join(sorted(known))}"
+        )
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValueError as error:
+        raise InvalidOption(_explain(error)) from error
+
+
+def _explain(error: ValueError) -> str:
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(str(part) for part in entry['loc'])}: {entry['msg']} (got {entry['input']!r})"
+        for entry in details()
+    )

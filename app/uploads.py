@@ -1,0 +1,177 @@
+"""Request bodies: parsed strictly, bounded while they stream."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException
+
+from app.errors import InvalidFields, MalformedRequest, UnsupportedBody, field_errors
+from app.schemas import SearchFields, SearchForm, SearchJson
+from engine.types import Json
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_TEXT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """Exactly one of `image` (bytes of a file) and `id` (of a stored image) is set."""
+
+    fields: SearchFields
+    image: bytes | None
+    id: str | None
+
+
+async def read_search(request: Request) -> SearchRequest:
+    """A search, as multipart form or as JSON.
+
+    Raises: MalformedRequest, UnsupportedBody, InvalidFields.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        return _search_from_json(await request.body())
+    form = await read_form(request, max_files=1)
+    texts, files = split_form(form)
+    _only(files, ("image",))
+    for name in ("include", "scales"):
+        if name in texts:
+            texts[name] = [part for part in str(texts[name]).split(",") if part]
+    if texts.get("score_threshold") == "":
+        del texts["score_threshold"]
+    image_text = texts.pop("image", None)
+    if image_text is not None:
+        raise _invalid("/image", "send the image as a file, not as text")
+    fields = validate(SearchForm, texts)
+    image = await files[0][1].read() if files else None
+    if (image is None) == (fields.id is None):
+        raise _invalid("/image", "send exactly one of a file `image` and the `id` of a stored one")
+    return SearchRequest(fields, image, fields.id)
+
+
+def _search_from_json(body: bytes) -> SearchRequest:
+    try:
+        content = json.loads(body)
+    except ValueError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from error
+    fields = validate(SearchJson, content)
+    source = fields.query
+    if (source.id is None) == (source.image_base64 is None):
+        raise _invalid("/query", "give exactly one of `id` and `image_base64`")
+    if source.image_base64 is None:
+        return SearchRequest(fields, None, source.id)
+    try:
+        image = base64.b64decode(source.image_base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _invalid("/query/image_base64", f"not base64: {error}") from error
+    return SearchRequest(fields, image, None)
+
+
+@dataclass(frozen=True)
+class PutRequest:
+    image: bytes
+    metadata: Json
+
+
+async def read_put(request: Request) -> PutRequest:
+    """One image with optional metadata. Raises as `read_search` does."""
+    texts, files = split_form(await read_form(request, max_files=1))
+    _only(files, ("image",))
+    _only(texts.items(), ("metadata",))
+    if not files:
+        raise _invalid("/image", "send the image as a file in the field `image`")
+    return PutRequest(await files[0][1].read(), parse_metadata(texts.get("metadata")))
+
+
+@dataclass(frozen=True)
+class BulkRequest:
+    files: list[UploadFile]
+    metadata: Json
+
+
+async def read_bulk(request: Request, max_files: int) -> BulkRequest:
+    """Many images or archives in the field `files`, with metadata that all of them get."""
+    texts, files = split_form(await read_form(request, max_files=max_files))
+    _only(files, ("files",))
+    _only(texts.items(), ("metadata",))
+    if not files:
+        raise _invalid("/files", "send images, or a .zip or .tar of them, in the field `files`")
+    return BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")))
+
+
+async def read_form(request: Request, *, max_files: int) -> FormData:
+    """The multipart form of a request; parts over 1 MB are on disk, not in memory."""
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise UnsupportedBody(
+            f"content type {kind or '(none)'!r} is not understood here; "
+            "send multipart/form-data"
+        )
+    try:
+        return await request.form(
+            max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES
+        )
+    except MultiPartException as error:
+        raise MalformedRequest(f"the form cannot be read: {error.message}") from error
+    # Starlette turns its own parser errors into HTTPException, these are python-multipart's.
+    except (KeyError, ValueError) as error:
+        raise MalformedRequest(f"the form cannot be read: {error!r}") from error
+
+
+def split_form(form: FormData) -> tuple[dict[str, Any], list[tuple[str, UploadFile]]]:
+    """Text fields, and files in order. Raises InvalidFields for a text field given twice."""
+    texts: dict[str, Any] = {}
+    files: list[tuple[str, UploadFile]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.append((name, value))
+        elif name in texts:
+            raise _invalid(f"/{name}", "given more than once")
+        else:
+            texts[name] = value
+    return texts, files
+
+
+def parse_metadata(text: object) -> Json:
+    """A JSON object from a text field; {} where it is absent."""
+    if text in (None, ""):
+        return {}
+    try:
+        value = json.loads(str(text))
+    except ValueError as error:
+        raise _invalid("/metadata", f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _invalid("/metadata", f"must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def validate(model: type[Model], content: Any) -> Model:
+    """`model` from plain values. Raises InvalidFields naming each field and value."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InvalidFields(field_errors(error.errors())) from error
+
+
+def _only(fields: Iterable[tuple[str, object]], known: tuple[str, ...]) -> None:
+    for name, _ in fields:
+        if name not in known:
+            raise _invalid(f"/{name}", f"unknown field; known are {', '.join(known)}")
+
+
+def _invalid(pointer: str, detail: str) -> InvalidFields:
+    return InvalidFields([{"pointer": pointer, "detail": detail}])
+
+
+def multipart(model_schema: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI description of a multipart body, for routes that read it themselves."""
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": model_schema}}}

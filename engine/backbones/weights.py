@@ -1,0 +1,278 @@
+"""Where the parameters of a trunk come from, and the preprocessing that belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.backbones.untrained import untrained_state
+from engine.errors import InvalidOption, WeightsUnavailable
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes so far, bytes in all or 0) while a file is downloaded."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels in [0, 1] become the input of a trunk: (x - mean) / std, per RGB channel."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of one trunk.
+
+    Attributes:
+        name: how to ask for them again: `imagenet`, `untrained`, or the path of a file.
+        digest: SHA-256 over names, shapes and values; the same for every file format.
+        trained: False for the seeded fallback, which only finds copies and near-duplicates.
+        notice: one sentence for people, shown in the log, on `/version` and on the page.
+    """
+
+    name: str
+    digest: str
+    state: dict[str, Tensor]
+    preprocessing: Preprocessing
+    trained: bool
+    notice: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of torchvision's model zoo; `sha256` is the beginning of its digest."""
+
+    url: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+PUBLISHED = {
+    "vgg16": Published("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
+    "squeezenet1_1": Published(
+        "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0"
+    ),
+}
+
+
+def default_cache_dir() -> Path:
+    """`~/.cache/cooc`: where downloaded weights are kept."""
+    return Path.home() / ".cache" / "cooc"
+
+
+def load_weights(
+    backbone: str,
+    spec: str = "auto",
+    *,
+    cache_dir: Path | None = None,
+    connect_timeout_s: float = 3.0,
+    progress: Progress | None = None,
+) -> Weights:
+    """Find the weights that `spec` names for `backbone`.
+
+    Args:
+        backbone: name of the trunk.
+        spec: `imagenet` (published torchvision weights, cached or downloaded), `untrained`
+            (seeded), a path to a .safetensors, .pth or .pt file, or `auto`: imagenet if cached
+            or downloadable, else untrained.
+        connect_timeout_s: seconds until a missing network is taken for granted.
+
+    Raises: WeightsUnavailable with the remedy, InvalidOption for a spec that is none of these.
+    """
+    folder = cache_dir or default_cache_dir()
+    if spec == "imagenet":
+        return _imagenet(backbone, folder, connect_timeout_s, progress)
+    if spec == "untrained":
+        return _untrained(backbone)
+    if spec == "bundled":
+        raise WeightsUnavailable(
+            "no weights are bundled with this version; use 'imagenet', 'untrained' or a file"
+        )
+    if spec == "auto":
+        try:
+            return _imagenet(backbone, folder, connect_timeout_s, progress)
+        except WeightsUnavailable as error:
+            log.warning("%s", error)
+            weights = _untrained(backbone)
+            log.warning("%s", weights.notice)
+            return weights
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        raise InvalidOption(
+            f"weights {spec!r} are neither 'auto', 'imagenet', 'untrained' nor an existing file"
+        )
+    return _from_file(path.resolve())
+
+
+def _from_file(path: Path) -> Weights:
+    state, preprocessing = _read(path)
+    return Weights(
+        name=str(path),
+        digest=state_digest(state),
+        state=state,
+        preprocessing=preprocessing,
+        trained=True,
+        notice=f"weights from {path.name}",
+    )
+
+
+def _untrained(backbone: str) -> Weights:
+    state = untrained_state(backbone)
+    return Weights(
+        name="untrained",
+        digest=state_digest(state),
+        state=state,
+        preprocessing=Preprocessing(),
+        trained=False,
+        notice=(
+            f"The {backbone} trunk is untrained: it finds copies, crops and near-duplicates, "
+            "not other photos of the same object. For those, set COOC_WEIGHTS to a file of "
+            "ImageNet weights, or start once with network access."
+        ),
+    )
+
+
+def _imagenet(
+    backbone: str, folder: Path, connect_timeout_s: float, progress: Progress | None
+) -> Weights:
+    if backbone not in PUBLISHED:
+        raise WeightsUnavailable(f"no published ImageNet weights are known for {backbone}")
+    published = PUBLISHED[backbone]
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    for candidate in (folder / published.file_name, hub / published.file_name):
+        if candidate.is_file() and _file_digest(candidate).startswith(published.sha256):
+            path = candidate
+            break
+    else:
+        path = folder / published.file_name
+        download(published, path, connect_timeout_s=connect_timeout_s, progress=progress)
+    state, preprocessing = _read(path)
+    return Weights(
+        name="imagenet",
+        digest=state_digest(state),
+        state=state,
+        preprocessing=preprocessing,
+        trained=True,
+        notice=f"ImageNet weights of {backbone} (torchvision)",
+    )
+
+
+def download(
+    published: Published,
+    path: Path,
+    *,
+    connect_timeout_s: float = 3.0,
+    progress: Progress | None = None,
+) -> None:
+    """Fetch a published file to `path`; it appears there only complete and with its digest.
+
+    Raises: WeightsUnavailable within seconds where there is no network.
+    """
+    timeout = httpx.Timeout(30.0, connect=connect_timeout_s)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    content = hashlib.sha256()
+    log.info("downloading %s", published.url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            httpx.stream("GET", published.url, timeout=timeout, follow_redirects=True) as answer,
+            partial.open("wb") as out,
+        ):
+            answer.raise_for_status()
+            total, received = int(answer.headers.get("content-length", 0)), 0
+            for chunk in answer.iter_bytes(1 << 20):
+                out.write(chunk)
+                content.update(chunk)
+                received += len(chunk)
+                if progress:
+                    progress(received, total)
+        if not content.hexdigest().startswith(published.sha256):
+            raise WeightsUnavailable(
+                f"{published.url} has digest {content.hexdigest()[:8]}, not {published.sha256}: "
+                "the download is damaged; try again"
+            )
+        partial.replace(path)
+    except (httpx.HTTPError, OSError) as error:
+        raise WeightsUnavailable(
+            f"cannot download {published.url} ({type(error).__name__}: {error}); "
+            f"copy the file to {path}, or set COOC_WEIGHTS to a file you have"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
+    """The `features.*` entries of a state-dict file, float32, and its preprocessing."""
+    try:
+        if path.suffix == ".safetensors":
+            state, preprocessing = _read_safetensors(path)
+        else:
+            # weights_only: a pickle may otherwise run any code.
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            preprocessing = Preprocessing()
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise WeightsUnavailable(f"cannot read weights from {path}: {error}") from error
+    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
+        raise WeightsUnavailable(f"{path} does not hold a state dict of tensors")
+    trunk = {key: value.float() for key, value in state.items() if key.startswith("features.")}
+    if not trunk:
+        raise WeightsUnavailable(
+            f"{path} has no entry named 'features.*'; its first names are {list(state)[:3]}"
+        )
+    return trunk, preprocessing
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    default = Preprocessing()
+    return state, Preprocessing(
+        mean=_triple(metadata.get("mean"), default.mean),
+        std=_triple(metadata.get("std"), default.std),
+    )
+
+
+def _triple(
+    text: str | None, default: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    if text is None:
+        return default
+    try:
+        red, green, blue = (float(part) for part in text.strip("[]() ").split(","))
+    except ValueError as error:
+        raise WeightsUnavailable(f"metadata {text!r} is not three numbers") from error
+    return red, green, blue
+
+
+def state_digest(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values of a state dict, as 64 hexadecimal digits."""
+    content = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        content.update(f"{name}:{tuple(value.shape)}".encode())
+        content.update(value.contiguous().cpu().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

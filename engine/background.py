@@ -1,0 +1,57 @@
+"""How similar two unrelated images of a collection are: the scale on which scores are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.types import MatchType, Vectors
+
+MIN_IMAGES = 10
+"""Fewer give no idea of what is unusual."""
+SAMPLE = 512
+NEAR = 0.5
+"""Relative score from which a hit counts as near: recompressed, resized and slightly cropped
+copies lie above it (0.6 to 0.9 with trained weights), other photos below."""
+NEAR_WITHOUT_BACKGROUND = 0.98
+EXPANSION = 0.25
+"""Relative score a neighbour needs before it may join an expanded query."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """Similarity of random pairs of the collection.
+
+    `high` is exceeded by one pair in a thousand; 1 is identity. A raw cosine means little, as
+    its usual size depends on trunk, pooling and collection (unrelated photos: 0.8 with an
+    untrained trunk, 0.0 after a projection), so bounds are set between `high` and 1.
+    """
+
+    mean: float
+    high: float
+
+    def relative(self, score: float) -> float:
+        """0 at `high`, 1 at identity; negative for what random pairs reach too."""
+        return (score - self.high) / max(1e-6, 1.0 - self.high)
+
+    def score(self, relative: float) -> float:
+        """The inverse of `relative`."""
+        return self.high + relative * (1.0 - self.high)
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> Background | None:
+        """From (N, D) unit vectors of distinct images; None for fewer than `MIN_IMAGES`."""
+        if len(vectors) < MIN_IMAGES:
+            return None
+        chosen = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), SAMPLE)).astype(int)]
+        pairs = (chosen @ chosen.T)[np.triu_indices(len(chosen), k=1)]
+        return cls(mean=float(pairs.mean()), high=float(np.quantile(pairs, 0.999)))
+
+
+def match_type(score: float, *, exact: bool, background: Background | None) -> MatchType:
+    """How sure a hit of this score is."""
+    if exact:
+        return MatchType.EXACT
+    bound = background.score(NEAR) if background else NEAR_WITHOUT_BACKGROUND
+    return MatchType.NEAR if score >= bound else MatchType.SIMILAR

@@ -1,0 +1,110 @@
+"""The co-occurrence tensor of a feature map (paper, section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def activation_mask(features: Tensor) -> Tensor:
+    """rho_A: 1 where an activation exceeds the mean of its own image, else 0 (Eq 7).
+
+    The mean is taken per image, not per batch: a descriptor must not depend on who shares its
+    batch. The mask is a constant for autograd, as a step function has no useful gradient.
+
+    Args:
+        features: (B, C, H, W) float.
+
+    Returns: (B, C, H, W), dtype, device and memory layout of `features`.
+    """
+    values = features.detach()
+    threshold = values.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    # Written straight into floats: multiplying by a bool tensor costs five times as much.
+    return torch.gt(values, threshold, out=torch.empty_like(values))
+
+
+def direct_cooccurrence(features: Tensor, radius: int = 4) -> Tensor:
+    """Co-occurrence of each activation with the other channels around it (Eq 3, 6; w != k).
+
+    C_T[k] = rho_k * Box(sum over w != k of A_w * rho_w) / (C - 1), where Box adds up the
+    (2 radius + 1)^2 window, zero outside the map. The published filter of ones off the diagonal
+    is this box filter, so its C^2 (2r+1)^2 products per position are never made: the box is
+    separable, and each of its two passes is one product with a banded 0/1 matrix.
+
+    Args:
+        features: (B, C, H, W) float, C >= 2.
+        radius: half width of the window, at least 0.
+
+    Returns: (B, C, H, W), dtype of `features`; gradients flow to `features`.
+    Raises: ValueError for a wrong shape or a negative radius.
+    """
+    _check(features, radius)
+    mask = activation_mask(features)  # (B, C, H, W)
+    active = features * mask
+    # Box is linear: taking the channel itself away before it, not after, keeps exact zeros exact.
+    others = active.sum(dim=1, keepdim=True) - active
+    scale = 1.0 / (features.shape[1] - 1)
+    return _box_filter(others, radius, scale) * mask
+
+
+def learned_cooccurrence(features: Tensor, weight: Tensor) -> Tensor:
+    """Co-occurrence with a learned filter: C_T = conv2d(A rho, weight) / (C - 1) * rho (Eq 6).
+
+    Nothing constrains the filter, so the result may be negative.
+
+    Args:
+        features: (B, C, H, W) float, C >= 2.
+        weight: (C, C, 2r+1, 2r+1); entry [k, w] weighs channel w for the output channel k.
+
+    Returns: (B, C, H, W); gradients flow to `features` and `weight`.
+    Raises: ValueError for shapes that do not fit.
+    """
+    channels = features.shape[1] if features.ndim == 4 else -1
+    size = weight.shape[-1] if weight.ndim == 4 else 0
+    if weight.shape != (channels, channels, size, size) or size % 2 == 0:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; features with {channels} channels "
+            f"need ({channels}, {channels}, 2r+1, 2r+1)"
+        )
+    _check(features, size // 2)
+    mask = activation_mask(features)
+    return F.conv2d(features * mask, weight, padding=size // 2) / (channels - 1) * mask
+
+
+def direct_filter(channels: int, radius: int = 4) -> Tensor:
+    """The published filter: 1 between different channels, 0 from a channel to itself (Eq 5).
+
+    Returns: (C, C, 2r+1, 2r+1) float32.
+    """
+    pairs = 1.0 - torch.eye(channels)
+    size = 2 * radius + 1
+    return pairs[:, :, None, None].expand(channels, channels, size, size).contiguous()
+
+
+def _check(features: Tensor, radius: int) -> None:
+    if features.ndim != 4 or features.shape[1] < 2:
+        raise ValueError(
+            f"features have shape {tuple(features.shape)}; expected (B, C, H, W) with C >= 2"
+        )
+    if radius < 0:
+        raise ValueError(f"radius is {radius}; it must be at least 0")
+
+
+def _box_filter(x: Tensor, radius: int, scale: float) -> Tensor:
+    """`scale` times the sum over a (2 radius + 1)^2 window, zero padded; same shape as `x`."""
+    batch, channels, height, width = x.shape
+    rows, columns = _band(height, radius, x) * scale, _band(width, radius, x)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # Channels vary fastest: both passes are products with long contiguous rows.
+        y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        y = torch.matmul(rows, y.reshape(batch, height, width * channels))  # (B, H, W C)
+        y = torch.matmul(columns, y.reshape(batch, height, width, channels))  # (B, H, W, C)
+        return y.permute(0, 3, 1, 2)
+    return torch.matmul(rows, torch.matmul(x, columns))
+
+
+def _band(size: int, radius: int, like: Tensor) -> Tensor:
+    """(size, size) matrix with ones where row and column differ by at most `radius`."""
+    position = torch.arange(size, device=like.device)
+    return ((position[:, None] - position[None, :]).abs() <= radius).to(like.dtype)

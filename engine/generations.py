@@ -1,0 +1,237 @@
+"""Generations of the index on disk: written beside, verified, published by one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
+from engine.postprocess import MAX_FIT_IMAGES, PCAProjection
+from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
+from engine.types import Json, Recipe, Rows, Vectors
+from engine.vector_index import VectorIndex
+
+log = logging.getLogger(__name__)
+
+VECTORS, PROJECTION, MANIFEST = "vectors.faiss", "projection.safetensors", "manifest.json"
+MIN_FIT_IMAGES = 50
+"""Below this a projection would be fitted to accidents; raw descriptors are searched instead."""
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+ReadDescriptors = Callable[[Rows], Iterable[tuple[Rows, Vectors]]]
+"""Raw descriptors of the given rows, in chunks; rows that are gone are left out."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation says about itself.
+
+    `last_row` is the newest row it saw, `dim` the length of its vectors (that of the raw
+    descriptors if nothing was fitted), `files` the SHA-256 of each other file.
+    """
+
+    number: int
+    fingerprint: str
+    recipe: Json
+    precision: str
+    last_row: int
+    count: int
+    dim: int
+    projected: bool
+    explained: float
+    created_at: str
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        try:
+            content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+            return cls(**content)
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptIndex(f"{folder / MANIFEST} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A loaded generation: vectors under their row numbers, and how raw ones are projected."""
+
+    manifest: Manifest
+    index: VectorIndex
+    projection: PCAProjection | None
+
+
+class Generations:
+    """The folder `generations/` and the file `CURRENT` beside it, which names the live one."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.folder = data_dir / "generations"
+        self.current_file = data_dir / "CURRENT"
+
+    def numbers(self) -> list[int]:
+        """All complete generations, ascending."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def current(self) -> int | None:
+        """The number that CURRENT names; None before the first build."""
+        try:
+            text = self.current_file.read_text().strip()
+        except FileNotFoundError:
+            return None
+        if not text.isdigit():
+            raise CorruptIndex(f"{self.current_file} holds {text[:20]!r}, not a number")
+        return int(text)
+
+    def path(self, number: int) -> Path:
+        return self.folder / str(number)
+
+    def build(
+        self,
+        rows: Rows,
+        read: ReadDescriptors,
+        recipe: Recipe,
+        precision: str,
+        progress: Progress | None = None,
+    ) -> Generation:
+        """Fit the projection on `rows`, project them all, write a new generation.
+
+        The new one is complete and durable, but not live until `publish`. Raises EmptyIndex
+        without rows; StorageFull leaves nothing behind.
+        """
+        if not len(rows):
+            raise EmptyIndex("the index is empty; add images before building it")
+        projection = self._fit(rows, read, recipe)
+        index = VectorIndex(projection.dim if projection else recipe.raw_dim)
+        for chunk, vectors in read(rows):
+            index.add(chunk, project(projection, vectors))
+            if progress:
+                progress(len(index), len(rows))
+        number = max([0, *self.numbers()]) + 1
+        manifest = Manifest(
+            number=number,
+            fingerprint=recipe.fingerprint,
+            recipe=recipe.to_json(),
+            precision=precision,
+            last_row=int(rows.max()),
+            count=len(index),
+            dim=index.dim,
+            projected=projection is not None,
+            explained=projection.explained if projection else 1.0,
+            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            files={},
+        )
+        with storage_errors(self.folder):
+            manifest = self._write(manifest, index, projection)
+        return Generation(manifest, index, projection)
+
+    def publish(self, number: int, keep: int = 2) -> None:
+        """Make `number` the live generation and delete all but the newest `keep`."""
+        with storage_errors(self.folder):
+            write_atomically(self.current_file, f"{number}\n".encode())
+        for old in self.numbers()[:-keep]:
+            if old != number:
+                shutil.rmtree(self.path(old), ignore_errors=True)
+
+    def load(self, number: int, recipe: Recipe) -> Generation:
+        """Read a generation after checking it.
+
+        Raises: NoGeneration, CorruptIndex (a checksum differs), IndexMismatch (another recipe).
+        """
+        folder = self.path(number)
+        if not folder.is_dir():
+            raise NoGeneration(f"generation {number} is not in {self.folder}; build the index")
+        manifest = Manifest.read(folder)
+        if manifest.fingerprint != recipe.fingerprint:
+            differences = Recipe.from_json(manifest.recipe).differences(recipe)
+            raise IndexMismatch(
+                f"generation {number} was built with another recipe "
+                f"({'; '.join(differences) or 'unknown differences'}); "
+                "build the index again, or restore the generation that belongs here"
+            )
+        problems = self.verify(number)
+        if problems:
+            raise CorruptIndex("; ".join(problems))
+        index = VectorIndex.load(folder / VECTORS, manifest.dim)
+        projection = None
+        if manifest.projected:
+            try:
+                projection = PCAProjection.from_tensors(load_file(folder / PROJECTION))
+            except (SafetensorError, KeyError) as error:
+                raise CorruptIndex(f"{folder / PROJECTION} cannot be read: {error}") from error
+        return Generation(manifest, index, projection)
+
+    def verify(self, number: int) -> list[str]:
+        """Files of a generation that are missing or differ from their checksum; [] if none."""
+        folder = self.path(number)
+        problems = []
+        for name, expected in Manifest.read(folder).files.items():
+            file = folder / name
+            if not file.is_file():
+                problems.append(f"{file} is missing")
+            elif _digest(file) != expected:
+                problems.append(f"{file} does not have the content that was written")
+        return problems
+
+    def _fit(self, rows: Rows, read: ReadDescriptors, recipe: Recipe) -> PCAProjection | None:
+        if len(rows) < MIN_FIT_IMAGES:
+            return None
+        step = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_IMAGES)).astype(int)
+        sample = np.concatenate([vectors for _, vectors in read(rows[step])])
+        try:
+            return PCAProjection.fit(
+                torch.from_numpy(sample), recipe.projection_dim, recipe.projection_power
+            )
+        except ValueError as error:
+            log.warning("no projection was fitted: %s", error)
+            return None
+
+    def _write(
+        self, manifest: Manifest, index: VectorIndex, projection: PCAProjection | None
+    ) -> Manifest:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{manifest.number}.part"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            index.save(partial / VECTORS)
+            save_file(projection.tensors() if projection else {}, partial / PROJECTION)
+            files = {name: _digest(partial / name) for name in (VECTORS, PROJECTION)}
+            manifest = Manifest(**{**asdict(manifest), "files": files})
+            (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+            for name in (VECTORS, PROJECTION, MANIFEST):
+                fsync_file(partial / name)
+            fsync_folder(partial)
+            partial.rename(self.path(manifest.number))
+            fsync_folder(self.folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return manifest
+
+
+def project(projection: PCAProjection | None, vectors: Vectors) -> Vectors:
+    """Raw descriptors as they are searched: projected, or unchanged where nothing was fitted."""
+    if projection is None:
+        return vectors
+    projected: Vectors = projection(torch.from_numpy(vectors)).numpy()
+    return projected
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

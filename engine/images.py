@@ -1,0 +1,161 @@
+"""From the bytes of a file to upright RGB pixels. The only user of Pillow."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from engine.errors import BadImage, ImageTooLarge, InvalidOption, UnsupportedImage
+from engine.types import Pixels
+
+# Limits are ours, checked in `decode` before any pixel is decoded; Pillow's own limit would only
+# warn, and for images that some users are right to allow.
+Image.MAX_IMAGE_PIXELS = None
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+MIN_SIDE = 16
+"""Pixels. Below this nothing is left of an image after a trunk of stride 16 or 32."""
+
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Upright RGB pixels, resized, with what is known of the file they came from.
+
+    `width` and `height` are those of the upright original, before resizing.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    format: str
+    digest: str
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of the encoded bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(
+    data: bytes, *, max_side: int, max_pixels: int = 100_000_000, max_bytes: int = 64 << 20
+) -> DecodedImage:
+    """Decode an image file; the longest side becomes at most `max_side`, never upsampled.
+
+    JPEGs are decoded at a reduced DCT scale where that suffices (`draft`), EXIF orientation is
+    applied, transparency is laid over white, only the first frame of an animation is read.
+
+    Raises:
+        ImageTooLarge: more than `max_bytes` bytes.
+        UnsupportedImage: not an image, or a format outside `FORMATS` (and HEIC, with its extra).
+        BadImage: empty, damaged, more than `max_pixels` pixels, or a side under `MIN_SIDE`.
+    """
+    if not data:
+        raise BadImage("the file is empty (0 bytes)")
+    if len(data) > max_bytes:
+        raise ImageTooLarge(
+            f"the image has {len(data):,} bytes; at most {max_bytes:,} are accepted"
+        )
+    image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadImage(
+            f"the image is {width} x {height} = {width * height:,} pixels; "
+            f"at most {max_pixels:,} are accepted: send a smaller version"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise BadImage(
+            f"the image is {width} x {height} pixels; each side needs at least {MIN_SIDE}"
+        )
+    format_name = "JPEG" if image.format == "MPO" else image.format or "?"
+    try:
+        # Before any load: lets the JPEG decoder skip detail that resizing would throw away.
+        image.draft("RGB", (max_side, max_side))
+        image.load()
+        # Transposed before resizing, so that all eight orientations give the same pixels.
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.asarray(_resize(_to_rgb(upright), max_side))
+    # Pillow's decoders raise these, and a few others, on damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        raise BadImage(f"the {format_name} image is damaged: {error}") from error
+    except (MemoryError, ZeroDivisionError, OverflowError) as error:
+        raise BadImage(f"the {format_name} image cannot be decoded: {error!r}") from error
+    if (upright.width > upright.height) != (width > height) and width != height:
+        width, height = height, width
+    return DecodedImage(pixels, width, height, format_name, digest(data))
+
+
+def encode_thumbnail(pixels: Pixels, *, side: int = 256) -> bytes:
+    """A JPEG of `pixels` whose longest side is at most `side`."""
+    if side < 1:
+        raise InvalidOption(f"thumbnail side is {side}; it must be at least 1")
+    out = io.BytesIO()
+    _resize(Image.fromarray(pixels), side).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """A lossless PNG of `pixels`."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def _open(data: bytes) -> Image.Image:
+    formats = list(FORMATS)
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _register_heif()
+        formats.append("HEIF")
+    try:
+        return Image.open(io.BytesIO(data), formats=formats)
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(
+            f"not an image of a known format; accepted are {', '.join(FORMATS)} and HEIC"
+        ) from error
+    # A header that names a known format but is damaged.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        raise BadImage(f"the image header is damaged: {error}") from error
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnsupportedImage(
+            "this is a HEIC image; reading it needs the extra `heic`: pip install '.[heic]'"
+        ) from error
+    pillow_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of any mode; 16-bit and float greys are scaled, alpha is laid over white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _grey8(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey8(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    # Float images are in [0, 1] or [0, 255] by convention, integer ones have 16 bits.
+    if image.mode == "F":
+        scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
+    else:
+        scale = 255.0 / 65535.0
+    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def _resize(image: Image.Image, max_side: int) -> Image.Image:
+    longest = max(image.size)
+    if longest <= max_side:
+        return image
+    width, height = (max(1, round(side * max_side / longest)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

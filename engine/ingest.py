@@ -1,0 +1,156 @@
+"""Adding many images: skip what is stored already, report each failure, choose ids."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from engine.errors import EngineError, InvalidOption, StorageFull, StorageReadOnly
+from engine.images import DecodedImage, digest
+from engine.searcher import Searcher, new_image
+from engine.types import AddOutcome, AddResult, Json, NewImage
+
+CHUNK = 16
+"""Images that are described and stored together."""
+MAX_ID_LENGTH = 512
+RESERVED_SUFFIXES = ("/thumbnail", "/similar")
+
+
+@dataclass(frozen=True)
+class Offered:
+    """An image offered to the index.
+
+    `id` replaces the image of that id; without it the id is made from `name`, and an image whose
+    bytes are stored already is skipped.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    id: str | None = None
+    metadata: Json = field(default_factory=dict)
+
+
+def check_id(image_id: str) -> str:
+    """The id itself. Raises InvalidOption for one that cannot be part of an address."""
+    if not 1 <= len(image_id) <= MAX_ID_LENGTH:
+        raise InvalidOption(
+            f"an id has 1 to {MAX_ID_LENGTH} characters; this one has {len(image_id)}"
+        )
+    if not image_id.isprintable() or image_id.strip("/ ") == "":
+        raise InvalidOption(f"the id {image_id!r} has characters that cannot be shown")
+    if image_id.endswith(RESERVED_SUFFIXES):
+        raise InvalidOption(f"the id {image_id!r} ends like an address of its own; rename it")
+    return image_id
+
+
+def id_from_name(name: str) -> str:
+    """An id from a file name: its path without `.`, `..` and leading slashes."""
+    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part.strip("./ ")]
+    kept = "".join(character for character in "/".join(parts) if character.isprintable())
+    return kept[-MAX_ID_LENGTH:].strip("/ ") or "image"
+
+
+def add_chunk(
+    searcher: Searcher,
+    offered: Sequence[Offered],
+    *,
+    stopping: threading.Event | None = None,
+    since: str | None = None,
+) -> list[AddResult]:
+    """Add images, all that can be in one durable step; one bad image never stops the others.
+
+    Args:
+        stopping: when set, nothing more is described and `InterruptedError` is raised.
+        since: images stored after this time (ISO 8601, UTC) under the very id they would get
+            count as added, not skipped: an interrupted run had stored them already.
+
+    Returns: one result per image, in order. Raises: StorageFull, StorageReadOnly.
+    """
+    results: dict[int, AddResult] = {}
+    fresh: list[tuple[int, DecodedImage]] = []
+    seen: dict[str, str] = {}
+    with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
+        for position, loaded in enumerate(
+            pool.map(lambda item: _load(searcher, item, since), offered)
+        ):
+            if isinstance(loaded, AddResult):
+                results[position] = loaded
+            elif loaded.digest in seen and offered[position].id is None:
+                results[position] = AddResult(
+                    offered[position].name,
+                    AddOutcome.SKIPPED,
+                    detail=f"same bytes as {seen[loaded.digest]!r} of this upload",
+                )
+            else:
+                seen.setdefault(loaded.digest, offered[position].name)
+                fresh.append((position, loaded))
+    if stopping is not None and stopping.is_set():
+        raise InterruptedError("stopped before the images were described")
+    vectors = searcher.describe_many([image for _, image in fresh])
+    images: dict[str, tuple[int, NewImage]] = {}
+    for (position, image), vector in zip(fresh, vectors, strict=True):
+        item = offered[position]
+        if isinstance(vector, Exception):
+            if stopping is not None and stopping.is_set():
+                raise InterruptedError("stopped while the images were described") from vector
+            results[position] = AddResult(item.name, AddOutcome.FAILED, detail=str(vector))
+            continue
+        image_id = item.id or _free_id(searcher, id_from_name(item.name), image.digest, images)
+        if image_id in images:
+            earlier, _ = images[image_id]
+            results[earlier] = AddResult(
+                offered[earlier].name,
+                AddOutcome.SKIPPED,
+                image_id,
+                "the same id was given again later in this upload",
+            )
+        images[image_id] = (position, new_image(image_id, image, vector, item.metadata))
+    known = {image_id for image_id in images if searcher.catalog.has(image_id)}
+    searcher.store([image for _, image in images.values()])
+    for image_id, (position, _) in images.items():
+        outcome = AddOutcome.REPLACED if image_id in known else AddOutcome.ADDED
+        results[position] = AddResult(offered[position].name, outcome, image_id)
+    return [results[position] for position in range(len(offered))]
+
+
+def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage | AddResult:
+    try:
+        data = item.read()
+        if item.id is not None:
+            check_id(item.id)
+        else:
+            for record in searcher.catalog.by_digest(digest(data)):
+                resumed = since is not None and record.created_at >= since
+                if resumed and record.id in _candidate_ids(id_from_name(item.name), record.digest):
+                    return AddResult(item.name, AddOutcome.ADDED, record.id)
+                return AddResult(
+                    item.name,
+                    AddOutcome.SKIPPED,
+                    record.id,
+                    f"the same bytes are indexed as {record.id!r}",
+                )
+        return searcher.describer.decode(data)
+    except (StorageFull, StorageReadOnly):
+        raise
+    except EngineError as error:
+        return AddResult(item.name, AddOutcome.FAILED, item.id, str(error))
+    except OSError as error:
+        return AddResult(
+            item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}"
+        )
+
+
+def _candidate_ids(name: str, image_digest: str) -> tuple[str, str]:
+    path = PurePosixPath(name)
+    return name, str(path.with_name(f"{path.stem}-{image_digest[:12]}{path.suffix}"))
+
+
+def _free_id(
+    searcher: Searcher, name: str, image_digest: str, taken: dict[str, tuple[int, NewImage]]
+) -> str:
+    """`name`, or with the digest in it where another image has that id: nothing is replaced."""
+    plain, unique = _candidate_ids(name, image_digest)
+    return plain if plain not in taken and not searcher.catalog.has(plain) else unique

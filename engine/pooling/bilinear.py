@@ -1,0 +1,70 @@
+"""Compact bilinear pooling by tensor sketch (paper, section 4.2; arXiv:1511.06062)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class CompactBilinear(nn.Module):
+    """Sketch of the bilinear pooling sum over positions p of x_p (outer) y_p (Eq 12).
+
+    The sketch of one position is the circular convolution of two count sketches,
+    psi(x)[j] = sum over {t : h[t] = j} of s[t] x[t]   (arXiv:1511.06062, Algorithm 2),
+    and convolving them adds each product x[i] y[j] to bucket (h1[i] + h2[j]) mod dim with sign
+    s1[i] s2[j]. Summed over positions those products are the entries of one C x C matrix: it is
+    made by a single matrix product and then dropped into the buckets. No FFT is needed.
+
+    The hash functions are part of the model and are saved as the buffers h1, s1, h2, s2. They
+    are drawn from NumPy's frozen legacy generator with the seeds 1, 3, 5, 7 (plus `seed`), those
+    of the common reference implementation, so `seed=0` reproduces its values.
+    """
+
+    h1: Tensor
+    s1: Tensor
+    h2: Tensor
+    s2: Tensor
+
+    def __init__(self, channels: int, dim: int = 8192, seed: int = 0) -> None:
+        """
+        Args:
+            channels: C of both inputs, at least 1.
+            dim: buckets of the sketch, at least 1.
+            seed: which hash functions; equal seeds give equal sketches.
+        """
+        super().__init__()
+        if channels < 1 or dim < 1:
+            raise ValueError(f"channels is {channels}, dim is {dim}; both must be at least 1")
+        self.channels, self.dim = channels, dim
+        for name, offset in (("h1", 1), ("s1", 3), ("h2", 5), ("s2", 7)):
+            draw = np.random.RandomState(seed + offset)
+            if name.startswith("h"):
+                values = torch.from_numpy(draw.randint(dim, size=channels).astype(np.int64))
+            else:
+                signs = 2 * draw.randint(2, size=channels) - 1
+                values = torch.from_numpy(signs.astype(np.float32))
+            self.register_buffer(name, values)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The raw sketch, neither rooted nor normalised.
+
+        Args:
+            x: (B, C, H, W) float.
+            y: (B, C, H, W) float.
+
+        Returns: (B, dim), dtype and device of `x`. Raises ValueError if the shapes do not fit.
+        """
+        if x.shape != y.shape or x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}; "
+                f"both must be (B, {self.channels}, H, W)"
+            )
+        batch = x.shape[0]
+        left = x.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
+        right = y.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
+        # Signs go onto the small factors, before the product: C + C multiplications, not C * C.
+        left, right = left * self.s1.to(x.dtype), right * self.s2.to(x.dtype)
+        products = torch.bmm(left.transpose(1, 2), right)  # (B, C, C)
+        buckets = (self.h1[:, None] + self.h2[None, :]).remainder(self.dim).reshape(-1)  # (C C,)
+        return x.new_zeros(batch, self.dim).index_add_(1, buckets, products.reshape(batch, -1))

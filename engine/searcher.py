@@ -1,0 +1,436 @@
+"""Add, remove, search: the only place that joins catalog, vector index and model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.background import MIN_IMAGES, Background, match_type
+from engine.batcher import Batcher, Priority
+from engine.catalog import Catalog, stored_descriptor
+from engine.describer import Describer
+from engine.errors import (
+    CorruptIndex,
+    DeadlineExceeded,
+    EmptyIndex,
+    IndexMismatch,
+    NoGeneration,
+    Overloaded,
+)
+from engine.expansion import NEIGHBOURS, expand
+from engine.generations import Generations, Manifest, Progress, project
+from engine.images import DecodedImage, digest, encode_thumbnail
+from engine.locks import ReadWriteLock
+from engine.postprocess import PCAProjection
+from engine.types import (
+    Expansion,
+    Hit,
+    ImageRecord,
+    Json,
+    NewImage,
+    Pixels,
+    Recipe,
+    Rows,
+    SearchAnswer,
+    SearchOptions,
+    Vectors,
+)
+from engine.vector_index import VectorIndex
+
+log = logging.getLogger(__name__)
+
+RAW_LIMIT = 20_000
+"""Images that may be searched by their raw descriptors; beyond it a start builds the index."""
+
+
+@dataclass
+class _View:
+    """What searches use: one generation and what was added since."""
+
+    index: VectorIndex
+    projection: PCAProjection | None
+    manifest: Manifest | None
+    background: Background | None = None
+    background_of: int = 0
+
+    @property
+    def generation(self) -> int:
+        return self.manifest.number if self.manifest else 0
+
+
+@dataclass(frozen=True)
+class IndexStats:
+    """The state of the index. `fitted` counts the images that the live generation was built on."""
+
+    count: int
+    generation: int
+    fitted: int
+    dim: int
+    projected: bool
+    explained: float
+    index_type: str
+    bytes: int
+    built_at: str | None
+    recipe: Recipe
+    precision: str
+
+
+class Searcher:
+    """A collection of images that can be added to, searched and built.
+
+    Methods may be called from several threads. A write returns when it is durable and visible
+    to every later search.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        describer: Describer,
+        *,
+        deadline_s: float = 120.0,
+        batch_wait_ms: float = 2.0,
+        max_queue: int = 256,
+    ) -> None:
+        """Open the index in `data_dir`: load the live generation and replay what came after.
+
+        Raises: IndexMismatch if the index was made with another recipe, CorruptIndex if its
+            catalog is damaged. A damaged generation is rebuilt from the catalog.
+        """
+        self.describer = describer
+        self.recipe = describer.recipe
+        self.deadline_s = deadline_s
+        self.catalog = Catalog(data_dir / "catalog.sqlite")
+        try:
+            self._check_recipe()
+            self.generations = Generations(data_dir)
+            # Catalog and vectors change together under this lock, so a search that holds it
+            # sees every image either fully present or fully absent.
+            self._lock = ReadWriteLock()
+            self._building = threading.Lock()
+            self._view = self._open_view()
+        except BaseException:
+            self.catalog.close()
+            raise
+        self._batcher: Batcher[Pixels, Vectors] = Batcher(
+            lambda images: list(describer.describe(images)),
+            max_batch=describer.options.batch_size,
+            max_wait_ms=batch_wait_ms,
+            max_queue=max_queue,
+        )
+
+    def close(self) -> None:
+        self._batcher.close()
+        self.catalog.close()
+
+    def _check_recipe(self) -> None:
+        stored = self.catalog.recipe()
+        if stored is None or self.catalog.count() == 0:
+            self.catalog.set_recipe(self.recipe)
+        elif stored.fingerprint != self.recipe.fingerprint:
+            raise IndexMismatch(
+                f"the index was made with another recipe ({'; '.join(stored.differences(self.recipe))}"
+                "): start with its own, or use another data folder for this one"
+            )
+
+    # --- opening and building -------------------------------------------------------------
+
+    def _open_view(self) -> _View:
+        number = self.generations.current()
+        if number is None:
+            if self.catalog.count() > RAW_LIMIT:
+                log.warning("no generation is live; building one")
+                return self._build_view()
+            view = _View(VectorIndex(self.recipe.raw_dim), None, None)
+        else:
+            try:
+                loaded = self.generations.load(number, self.recipe)
+            except (CorruptIndex, NoGeneration) as error:
+                log.error("%s; rebuilding from the catalog", error)
+                return self._build_view() if self.catalog.count() else self._empty_view()
+            view = _View(loaded.index, loaded.projection, loaded.manifest)
+        self._replay(view)
+        return view
+
+    def _empty_view(self) -> _View:
+        return _View(VectorIndex(self.recipe.raw_dim), None, None)
+
+    def _build_view(self, progress: Progress | None = None) -> _View:
+        rows = self.catalog.live_rows()
+        built = self.generations.build(
+            rows, self.catalog.descriptors, self.recipe, self.describer.precision, progress
+        )
+        self.generations.publish(built.manifest.number)
+        return _View(built.index, built.projection, built.manifest)
+
+    def _replay(self, view: _View) -> int:
+        """Make the vectors of `view` those of the catalog; returns how many rows differed."""
+        live, indexed = self.catalog.live_rows(), view.index.rows()
+        missing, gone = np.setdiff1d(live, indexed), np.setdiff1d(indexed, live)
+        for rows, vectors in self.catalog.descriptors(missing):
+            view.index.add(rows, project(view.projection, vectors))
+        view.index.remove(gone)
+        if len(missing) or len(gone):
+            log.info("replayed %d added and %d removed images", len(missing), len(gone))
+        return len(missing) + len(gone)
+
+    def build(self, progress: Progress | None = None) -> Manifest:
+        """Fit the projection on the collection, build a generation and switch to it.
+
+        Searches, adds and deletes go on meanwhile; what they changed is replayed before the
+        switch. Raises EmptyIndex, StorageFull.
+        """
+        with self._building:
+            if self.catalog.count() == 0:
+                raise EmptyIndex("the index is empty; add images before building it")
+            view = self._build_view(progress)
+            # Most of what changed meanwhile is caught up with before anybody has to wait.
+            self._replay(view)
+            with self._lock.writing():
+                self._replay(view)
+                self._view = view
+            assert view.manifest is not None
+            return view.manifest
+
+    def reload(self) -> int:
+        """Load the generation that CURRENT names and switch to it; returns its number.
+
+        Raises: NoGeneration, CorruptIndex, IndexMismatch; the live generation then stays.
+        """
+        with self._building:
+            number = self.generations.current()
+            if number is None:
+                raise NoGeneration("no generation has been built yet; build the index first")
+            loaded = self.generations.load(number, self.recipe)
+            view = _View(loaded.index, loaded.projection, loaded.manifest)
+            self._replay(view)
+            with self._lock.writing():
+                self._replay(view)
+                self._view = view
+            return number
+
+    def stats(self) -> IndexStats:
+        view = self._view
+        return IndexStats(
+            count=self.catalog.count(),
+            generation=view.generation,
+            fitted=view.manifest.count if view.manifest else 0,
+            dim=view.index.dim,
+            projected=view.projection is not None,
+            explained=view.manifest.explained if view.manifest else 1.0,
+            index_type="flat",
+            bytes=view.index.bytes,
+            built_at=view.manifest.created_at if view.manifest else None,
+            recipe=self.recipe,
+            precision=self.describer.precision,
+        )
+
+    # --- writing --------------------------------------------------------------------------
+
+    def put(self, image_id: str, data: bytes, metadata: Json) -> tuple[ImageRecord, bool]:
+        """Add or replace one image; searchable when this returns.
+
+        Returns: its record, and whether the id is new. Raises the errors of decoding, of a full
+        disk, Overloaded and DeadlineExceeded.
+        """
+        image = self.describer.decode(data)
+        vector = self._wait(self._batcher.submit(image.pixels))
+        replaced = self.store([new_image(image_id, image, vector, metadata)])
+        return self.catalog.get(image_id), not replaced
+
+    def describe_many(
+        self, images: Sequence[DecodedImage]
+    ) -> list[Vectors | Exception]:
+        """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept."""
+        futures = [self._submit_bulk(image.pixels) for image in images]
+        answers: list[Vectors | Exception] = []
+        for future in futures:
+            try:
+                answers.append(future.result())
+            # Each image's own failure belongs to that image alone.
+            except Exception as error:  # noqa: BLE001
+                answers.append(error)
+        return answers
+
+    def _submit_bulk(self, pixels: Pixels) -> Future[Vectors]:
+        while True:
+            try:
+                return self._batcher.submit(pixels, Priority.BULK)
+            except Overloaded:
+                # Nobody waits for bulk work by the second: it yields until there is room.
+                time.sleep(0.05)
+
+    def store(self, images: Sequence[NewImage]) -> list[int]:
+        """Make images durable and searchable in one step; returns the rows they replaced."""
+        if not images:
+            return []
+        vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
+        with self._lock.writing():
+            rows, replaced = self.catalog.put(images)
+            view = self._view
+            view.index.change(
+                np.array(rows, np.int64),
+                project(view.projection, vectors),
+                np.array(replaced, np.int64),
+            )
+        return replaced
+
+    def delete(self, image_id: str) -> None:
+        """Forget an image; no later search finds it. Raises UnknownImage."""
+        with self._lock.writing():
+            row = self.catalog.delete(image_id)
+            self._view.index.remove(np.array([row], np.int64))
+
+    # --- searching ------------------------------------------------------------------------
+
+    def search(self, data: bytes, options: SearchOptions) -> SearchAnswer:
+        """The stored images most similar to an image file, best first.
+
+        An image that is stored is found by its digest: rank 1, score 1, `exact`.
+        """
+        started = time.perf_counter()
+        query_digest = digest(data)
+        known = self.catalog.by_digest(query_digest) if data else []
+        raw = self._stored_vector(known[0].row) if known else None
+        decoded = described = time.perf_counter()
+        if raw is None:
+            image = self.describer.decode(data)
+            decoded = time.perf_counter()
+            raw = stored_descriptor(self._wait(self._batcher.submit(image.pixels)))
+            described = time.perf_counter()
+        answer = self._answer(raw, query_digest, None, options)
+        return _timed(answer, decode=decoded - started, describe=described - decoded)
+
+    def search_id(self, image_id: str, options: SearchOptions) -> SearchAnswer:
+        """The stored images most similar to a stored one. Raises UnknownImage."""
+        record = self.catalog.get(image_id)
+        raw = self._stored_vector(record.row)
+        if raw is None:  # replaced between the two reads
+            return self.search_id(image_id, options)
+        return self._answer(raw, record.digest, image_id, options)
+
+    def _stored_vector(self, row: int) -> Vectors | None:
+        for _, vectors in self.catalog.descriptors([row]):
+            first: Vectors = vectors[0]
+            return first
+        return None
+
+    def _answer(
+        self, raw: Vectors, query_digest: str, own_id: str | None, options: SearchOptions
+    ) -> SearchAnswer:
+        started = time.perf_counter()
+        with self._lock.reading():
+            view = self._view
+            background = self._background(view)
+            query = project(view.projection, raw[None])[0]
+            exact = {record.row for record in self.catalog.by_digest(query_digest)}
+            wanted = options.offset + options.limit + len(exact)
+            expanded, joined = self._expand(view, query, exact, options.expansion, background)
+            rows, scores = view.index.search(expanded, wanted)
+            ranked = _rank(rows, scores, exact)
+            originals = dict(zip(rows.tolist(), scores.tolist(), strict=True))
+            if joined:
+                plain = view.index.vectors(rows) @ query if len(rows) else scores
+                originals = dict(zip(rows.tolist(), plain.tolist(), strict=True))
+            records = self.catalog.by_rows(row for row, _ in ranked)
+            count = len(view.index)
+        hits: list[Hit] = []
+        for row, score in ranked:
+            record = records[row]
+            same = row in exact
+            if options.exclude_self and (record.id == own_id or (own_id is None and same)):
+                continue
+            if options.score_threshold is not None and score < options.score_threshold:
+                continue
+            kind = match_type(originals.get(row, score), exact=same, background=background)
+            hits.append(
+                Hit(
+                    id=record.id,
+                    score=score,
+                    rank=len(hits) + 1,
+                    match_type=kind,
+                    metadata=record.metadata,
+                    width=record.width,
+                    height=record.height,
+                )
+            )
+        return SearchAnswer(
+            hits=tuple(hits[options.offset : options.offset + options.limit]),
+            fingerprint=self.recipe.fingerprint,
+            generation=view.generation,
+            count=count,
+            expanded_with=joined,
+            timing_ms={"search": 1000 * (time.perf_counter() - started)},
+        )
+
+    def _expand(
+        self,
+        view: _View,
+        query: Vectors,
+        exact: set[int],
+        method: Expansion,
+        background: Background | None,
+    ) -> tuple[Vectors, int]:
+        if method is Expansion.NONE:
+            return query, 0
+        rows, _ = view.index.search(query, NEIGHBOURS + len(exact))
+        others = np.array([row for row in rows.tolist() if row not in exact], np.int64)
+        if not len(others):
+            return query, 0
+        return expand(query, view.index.vectors(others), method, background)
+
+    def _background(self, view: _View) -> Background | None:
+        """Measured again whenever the collection has doubled; a function of its content."""
+        size = len(view.index)
+        if size >= MIN_IMAGES and not view.background_of <= size < 2 * view.background_of:
+            power = 1 << (size.bit_length() - 1)
+            rows = np.sort(view.index.rows())[:power]
+            view.background = Background.of(view.index.vectors(rows[:: max(1, power // 512)]))
+            view.background_of = power
+        return view.background if size >= MIN_IMAGES else None
+
+    def _wait(self, future: Future[Vectors]) -> Vectors:
+        try:
+            return future.result(self.deadline_s)
+        except (FutureTimeout, CancelledError) as error:
+            future.cancel()
+            raise DeadlineExceeded(
+                f"the image was not described within {self.deadline_s:.0f} s; try again later"
+            ) from error
+
+
+def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Json) -> NewImage:
+    """A described image as it is stored."""
+    return NewImage(
+        id=image_id,
+        digest=image.digest,
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        metadata=metadata,
+        thumbnail=encode_thumbnail(image.pixels),
+        descriptor=vector,
+    )
+
+
+def _rank(rows: Rows, scores: Vectors, exact: set[int]) -> list[tuple[int, float]]:
+    """Exact matches first with score 1, then the others by score, clipped to a cosine."""
+    first = [(row, 1.0) for row in sorted(exact)]
+    others = [
+        (row, max(-1.0, min(1.0, score)))
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
+        if row not in exact
+    ]
+    return first + others
+
+
+def _timed(answer: SearchAnswer, **seconds: float) -> SearchAnswer:
+    timing = {name: 1000 * value for name, value in seconds.items()}
+    return SearchAnswer(**{**vars(answer), "timing_ms": {**timing, **answer.timing_ms}})

@@ -1,0 +1,100 @@
+"""Nearest neighbours among descriptors. The only user of faiss; owns its lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from engine.errors import CorruptIndex
+from engine.locks import ReadWriteLock
+from engine.types import Rows, Vectors
+
+
+class VectorIndex:
+    """Exact inner-product search over unit vectors, each under a row number.
+
+    FAISS crashes when it is searched while it is changed, so every call takes the lock: searches
+    share it, changes exclude everything.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._lock = ReadWriteLock()
+        self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def add(self, rows: Rows, vectors: Vectors) -> None:
+        """Insert `vectors` (N, D) under `rows` (N,), none of which is present."""
+        self.change(rows, vectors, np.empty(0, np.int64))
+
+    def remove(self, rows: Rows) -> None:
+        """Forget `rows`; absent ones are ignored."""
+        self.change(np.empty(0, np.int64), np.empty((0, self.dim), np.float32), rows)
+
+    def change(self, rows: Rows, vectors: Vectors, removed: Rows) -> None:
+        """Insert and remove in one step, so that no search sees one without the other."""
+        if vectors.shape != (len(rows), self.dim):
+            raise ValueError(
+                f"vectors have shape {vectors.shape}; expected ({len(rows)}, {self.dim})"
+            )
+        with self._lock.writing():
+            if len(rows):
+                self._index.add_with_ids(
+                    np.ascontiguousarray(vectors, np.float32), np.asarray(rows, np.int64)
+                )
+            if len(removed):
+                self._index.remove_ids(np.asarray(removed, np.int64))
+
+    def search(self, query: Vectors, k: int) -> tuple[Rows, Vectors]:
+        """Row numbers and inner products of the `k` best for a (D,) query, best first.
+
+        Fewer if the index holds fewer. Equal scores are ordered by row number.
+        """
+        if query.shape != (self.dim,):
+            raise ValueError(f"query has shape {query.shape}; expected ({self.dim},)")
+        with self._lock.reading():
+            k = min(k, self._index.ntotal)
+            if k < 1:
+                return np.empty(0, np.int64), np.empty(0, np.float32)
+            scores, rows = self._index.search(np.ascontiguousarray(query[None], np.float32), k)
+        order = np.lexsort((rows[0], -scores[0]))
+        return rows[0][order], scores[0][order]
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """The stored vectors of `rows`, (N, D). Raises KeyError for an absent row."""
+        with self._lock.reading():
+            try:
+                return np.stack([self._index.reconstruct(int(row)) for row in rows])
+            except RuntimeError as error:
+                raise KeyError(f"rows {rows.tolist()} are not all indexed") from error
+
+    def rows(self) -> Rows:
+        """All row numbers, in no particular order."""
+        with self._lock.reading():
+            return np.array(faiss.vector_to_array(self._index.id_map), np.int64)
+
+    def save(self, path: Path) -> None:
+        with self._lock.reading():
+            faiss.write_index(self._index, str(path))
+
+    @classmethod
+    def load(cls, path: Path, dim: int) -> VectorIndex:
+        """Raises CorruptIndex if the file is not such an index."""
+        index = cls(dim)
+        try:
+            loaded = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise CorruptIndex(f"{path} cannot be read: {error}") from error
+        if not isinstance(loaded, faiss.IndexIDMap2) or loaded.d != dim:
+            raise CorruptIndex(f"{path} is not an index of {dim} dimensions with row numbers")
+        index._index = loaded
+        return index
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the stored vectors and row numbers."""
+        return len(self) * (4 * self.dim + 8)
