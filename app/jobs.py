@@ -215,9 +215,7 @@ class Jobs(DBOSConfiguredInstance):
             for item in items
         ]
         try:
-            results = add_chunk(
-                self._searcher, offered, stopping=self._stopping, since=offered_at
-            )
+            results = add_chunk(self._searcher, offered, stopping=self._stopping, since=offered_at)
         except InterruptedError as error:
             raise Stopping from error
         return {"counts": _counts(results), "errors": _errors(results)}

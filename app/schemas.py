@@ -42,9 +42,10 @@ class SearchFields(Strict):
     exclude_self: Annotated[
         bool, Field(description="Leave out the query itself, where it is stored.")
     ] = False
-    include: Annotated[
-        tuple[Include, ...], Field(description="What to send with each result.")
-    ] = ("metadata", "thumbnail")
+    include: Annotated[tuple[Include, ...], Field(description="What to send with each result.")] = (
+        "metadata",
+        "thumbnail",
+    )
 
     def options(self) -> SearchOptions:
         return SearchOptions(

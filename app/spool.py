@@ -7,7 +7,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -47,7 +47,7 @@ class Spool:
         return self.folder / job_id
 
     def receive(
-        self, job_id: str, uploads: list[tuple[str, IO[bytes]]], metadata: Json
+        self, job_id: str, uploads: Sequence[tuple[str, IO[bytes]]], metadata: Json
     ) -> None:
         """Keep the uploads of a job. Raises StorageFull, leaving nothing behind."""
         folder = self.path(job_id)

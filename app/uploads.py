@@ -113,13 +113,10 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise UnsupportedBody(
-            f"content type {kind or '(none)'!r} is not understood here; "
-            "send multipart/form-data"
+            f"content type {kind or '(none)'!r} is not understood here; send multipart/form-data"
         )
     try:
-        return await request.form(
-            max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES
-        )
+        return await request.form(max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES)
     except MultiPartException as error:
         raise MalformedRequest(f"the form cannot be read: {error.message}") from error
     # Starlette turns its own parser errors into HTTPException, these are python-multipart's.

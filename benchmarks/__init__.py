@@ -1,0 +1,1 @@
+"""Measurements behind `cooc bench`: side by side in one run, medians and ratios."""

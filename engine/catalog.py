@@ -197,9 +197,7 @@ class Catalog:
                 record
                 for start in range(0, len(wanted), 500)
                 for record in connection.execute(
-                    select(images_table).where(
-                        images_table.c.row.in_(wanted[start : start + 500])
-                    )
+                    select(images_table).where(images_table.c.row.in_(wanted[start : start + 500]))
                 )
             ]
         return {record.row: _record(record._mapping) for record in found}
@@ -213,12 +211,6 @@ class Catalog:
                 .order_by(images_table.c.row)
             ).all()
         return [_record(record._mapping) for record in found]
-
-    def digests(self) -> dict[int, str]:
-        """Digest of every stored row."""
-        with self._read() as connection:
-            query = select(images_table.c.row, images_table.c.digest)
-            return {row: digest for row, digest in connection.execute(query)}
 
     def thumbnail(self, image_id: str) -> bytes:
         """JPEG bytes. Raises UnknownImage."""

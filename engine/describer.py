@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from engine.backbones import build_trunk
 from engine.backbones.weights import Weights
 from engine.errors import BadImage, EngineError, InvalidOption, WeightsUnavailable
-from engine.images import DecodedImage, decode
+from engine.images import Box, DecodedImage, decode
 from engine.pooling import Pooling, build_pooling
 from engine.postprocess import l2_normalize, signed_sqrt
 from engine.types import Pixels, Recipe, Vectors
@@ -49,7 +49,10 @@ class DescriberOptions:
 
 
 class Source(Protocol):
-    """Something whose bytes can be read when its turn comes."""
+    """An image whose bytes can be read when its turn comes; `box` is the part that is meant."""
+
+    @property
+    def box(self) -> Box | None: ...
 
     def read(self) -> bytes: ...
 
@@ -107,10 +110,11 @@ class Describer:
     def precision(self) -> str:
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
-    def decode(self, data: bytes) -> DecodedImage:
+    def decode(self, data: bytes, *, box: Box | None = None) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
         return decode(
             data,
+            box=box,
             max_side=self.options.max_side,
             max_pixels=self.options.max_pixels,
             max_bytes=self.options.max_bytes,
@@ -125,16 +129,14 @@ class Describer:
         (vectors,) = self.describe_with(images, [self.pooling])
         return vectors
 
-    def describe_with(
-        self, images: Sequence[Pixels], poolings: Sequence[Pooling]
-    ) -> list[Vectors]:
+    def describe_with(self, images: Sequence[Pixels], poolings: Sequence[Pooling]) -> list[Vectors]:
         """As `describe`, for several poolings of the same forward passes; one array each."""
         out = [np.zeros((len(images), pooling.dim), np.float32) for pooling in poolings]
         by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for position, pixels in enumerate(images):
             by_shape[pixels.shape].append(position)
         for positions in by_shape.values():
-            size = self._images_per_pass(images[positions[0]].shape)
+            size = self.images_per_pass(images[positions[0]].shape)
             for start in range(0, len(positions), size):
                 batch = positions[start : start + size]
                 stacked = np.stack([images[position] for position in batch])
@@ -143,13 +145,14 @@ class Describer:
                     vectors[batch] = result.cpu().numpy()
         return out
 
-    def _images_per_pass(self, shape: tuple[int, ...]) -> int:
+    def images_per_pass(self, shape: tuple[int, ...]) -> int:
+        """How many images of `shape` (H, W, ...) share a forward pass."""
         pixels = shape[0] * shape[1] * max(self.options.scales) ** 2
         return max(1, min(self.options.batch_size, int(PIXELS_PER_PASS[self.device.type] / pixels)))
 
     @torch.inference_mode()
     def _describe_batch(self, pixels: Tensor, poolings: Sequence[Pooling]) -> list[Tensor]:
-        images = self._normalise(pixels)  # (B, 3, H, W)
+        images = self.normalise(pixels)  # (B, 3, H, W)
         totals: list[Tensor | float] = [0.0 for _ in poolings]
         for scale in self.options.scales:
             features = self.features(self._resize(images, scale)).float()  # (B, C, h, w)
@@ -166,7 +169,7 @@ class Describer:
         )
         return activations
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) bytes to (B, 3, H, W) float32, padded by its edges to the smallest map."""
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
         images = (images - self._mean) * self._inverse_std
@@ -179,9 +182,7 @@ class Describer:
     def _resize(self, images: Tensor, scale: float) -> Tensor:
         if scale == 1.0:
             return images
-        height, width = (
-            max(self.smallest_side, round(side * scale)) for side in images.shape[-2:]
-        )
+        height, width = (max(self.smallest_side, round(side * scale)) for side in images.shape[-2:])
         # Bilinear on the normalised tensor, as the multi-scale results of the literature.
         return F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
 
@@ -191,20 +192,26 @@ class Describer:
         return 32
 
     def stream(
-        self, items: Iterable[tuple[T, Source]], *, workers: int = 2
-    ) -> Iterator[tuple[T, tuple[DecodedImage, Vectors] | EngineError]]:
+        self,
+        items: Iterable[tuple[T, Source]],
+        *,
+        poolings: Sequence[Pooling] | None = None,
+        workers: int = 2,
+    ) -> Iterator[tuple[T, list[Vectors] | EngineError]]:
         """Describe many images; decoding of the next ones overlaps the forward pass.
 
         Args:
-            items: a key and where its bytes come from, for each image.
+            items: a key and where its pixels come from, for each image.
+            poolings: default: the one of the recipe.
             workers: threads that read and decode.
 
-        Yields: the key with either the image and its (D,) descriptor or the error that this
-            image alone met. Order may change within a window of a few batches.
+        Yields: the key with either a (D,) descriptor per pooling or the error that this image
+            alone met. Order may change within a window of a few batches.
         """
+        chosen = [self.pooling] if poolings is None else poolings
         window = 4 * self.options.batch_size
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-            waiting: list[tuple[T, Future[DecodedImage | EngineError]]] = []
+            waiting: list[tuple[T, Future[Pixels | EngineError]]] = []
             source = iter(items)
             exhausted = False
             while True:
@@ -217,27 +224,29 @@ class Describer:
                 if not waiting:
                     return
                 head, waiting = waiting[:window], waiting[window:]
-                yield from self._describe_window(head)
+                yield from self._describe_window(head, chosen)
 
-    def _load(self, source: Source) -> DecodedImage | EngineError:
+    def _load(self, source: Source) -> Pixels | EngineError:
         try:
-            return self.decode(source.read())
+            return self.decode(source.read(), box=source.box).pixels
         except EngineError as error:
             return error
         except OSError as error:
             return BadImage(f"cannot read the file: {error}")
 
     def _describe_window(
-        self, head: list[tuple[T, Future[DecodedImage | EngineError]]]
-    ) -> Iterator[tuple[T, tuple[DecodedImage, Vectors] | EngineError]]:
-        loaded = [(key, future.result()) for key, future in head]
-        good = [(key, image) for key, image in loaded if isinstance(image, DecodedImage)]
-        for key, image in loaded:
-            if isinstance(image, EngineError):
-                yield key, image
-        vectors = self.describe([image.pixels for _, image in good])
-        for (key, image), vector in zip(good, vectors, strict=True):
-            yield key, (image, vector)
+        self, head: list[tuple[T, Future[Pixels | EngineError]]], poolings: Sequence[Pooling]
+    ) -> Iterator[tuple[T, list[Vectors] | EngineError]]:
+        good: list[tuple[T, Pixels]] = []
+        for key, future in head:
+            loaded = future.result()
+            if isinstance(loaded, EngineError):
+                yield key, loaded
+            else:
+                good.append((key, loaded))
+        described = self.describe_with([pixels for _, pixels in good], poolings)
+        for row, (key, _) in enumerate(good):
+            yield key, [vectors[row] for vectors in described]
 
 
 def choose_device(name: str) -> torch.device:

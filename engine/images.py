@@ -20,6 +20,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 MIN_SIDE = 16
 """Pixels. Below this nothing is left of an image after a trunk of stride 16 or 32."""
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the upright original."""
+
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 
@@ -43,17 +46,24 @@ def digest(data: bytes) -> str:
 
 
 def decode(
-    data: bytes, *, max_side: int, max_pixels: int = 100_000_000, max_bytes: int = 64 << 20
+    data: bytes,
+    *,
+    max_side: int,
+    box: Box | None = None,
+    max_pixels: int = 100_000_000,
+    max_bytes: int = 64 << 20,
 ) -> DecodedImage:
     """Decode an image file; the longest side becomes at most `max_side`, never upsampled.
 
     JPEGs are decoded at a reduced DCT scale where that suffices (`draft`), EXIF orientation is
     applied, transparency is laid over white, only the first frame of an animation is read.
+    With a `box` that part is cut out first and scaled as the whole image would have been.
 
     Raises:
         ImageTooLarge: more than `max_bytes` bytes.
         UnsupportedImage: not an image, or a format outside `FORMATS` (and HEIC, with its extra).
-        BadImage: empty, damaged, more than `max_pixels` pixels, or a side under `MIN_SIDE`.
+        BadImage: empty, damaged, more than `max_pixels` pixels, a side under `MIN_SIDE`, or a
+            box outside the image.
     """
     if not data:
         raise BadImage("the file is empty (0 bytes)")
@@ -75,11 +85,14 @@ def decode(
     format_name = "JPEG" if image.format == "MPO" else image.format or "?"
     try:
         # Before any load: lets the JPEG decoder skip detail that resizing would throw away.
-        image.draft("RGB", (max_side, max_side))
+        if box is None:
+            image.draft("RGB", (max_side, max_side))
         image.load()
         # Transposed before resizing, so that all eight orientations give the same pixels.
         upright = ImageOps.exif_transpose(image)
-        pixels = np.asarray(_resize(_to_rgb(upright), max_side))
+        shown = upright if box is None else _cut(upright, box)
+        target = max_side if box is None else _scaled(max_side, shown, upright)
+        pixels = np.asarray(_resize(_to_rgb(shown), target))
     # Pillow's decoders raise these, and a few others, on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
         raise BadImage(f"the {format_name} image is damaged: {error}") from error
@@ -96,6 +109,13 @@ def encode_thumbnail(pixels: Pixels, *, side: int = 256) -> bytes:
         raise InvalidOption(f"thumbnail side is {side}; it must be at least 1")
     out = io.BytesIO()
     _resize(Image.fromarray(pixels), side).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def encode_jpeg(pixels: Pixels, *, quality: int = 90) -> bytes:
+    """A JPEG of `pixels` at their own size."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
@@ -151,6 +171,23 @@ def _grey8(image: Image.Image) -> Image.Image:
     else:
         scale = 255.0 / 65535.0
     return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
+
+
+def _cut(image: Image.Image, box: Box) -> Image.Image:
+    left, top, right, bottom = (round(value) for value in box)
+    left, top = max(0, left), max(0, top)
+    right, bottom = min(image.width, right), min(image.height, bottom)
+    if min(right - left, bottom - top) < MIN_SIDE:
+        raise BadImage(
+            f"the box {box} leaves less than {MIN_SIDE} pixels a side "
+            f"of an image of {image.width} x {image.height}"
+        )
+    return image.crop((left, top, right, bottom))
+
+
+def _scaled(max_side: int, part: Image.Image, whole: Image.Image) -> int:
+    """The longest side of a part, at the scale that the whole image gets."""
+    return max(MIN_SIDE, round(max_side * max(part.size) / max(whole.size)))
 
 
 def _resize(image: Image.Image, max_side: int) -> Image.Image:

@@ -138,9 +138,7 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
     except EngineError as error:
         return AddResult(item.name, AddOutcome.FAILED, item.id, str(error))
     except OSError as error:
-        return AddResult(
-            item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}"
-        )
+        return AddResult(item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}")
 
 
 def _candidate_ids(name: str, image_digest: str) -> tuple[str, str]:

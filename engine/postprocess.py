@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,8 @@ def signed_sqrt(x: Tensor) -> Tensor:
 
 def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
     """Each row divided by its Euclidean length; a row of zeros stays zero. (..., D) -> (..., D)."""
-    return x / x.norm(dim=-1, keepdim=True).clamp(min=eps)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.clamp(min=eps)
 
 
 @dataclass(frozen=True)
@@ -106,19 +107,9 @@ class PCAProjection:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PCAProjection:
         explained, power = tensors["explained_power"].tolist()
-        return cls(
-            tensors["mean"], tensors["directions"], tensors["eigenvalues"], explained, power
-        )
+        return cls(tensors["mean"], tensors["directions"], tensors["eigenvalues"], explained, power)
 
 
 def bounded_dim(count: int, dim: int) -> int:
     """Directions that `count` images can support: at most `dim`, at most 0.6 per image."""
     return max(1, min(dim, int(0.6 * count)))
-
-
-def project_chunks(
-    projection: PCAProjection | None, chunks: Iterable[Tensor]
-) -> Iterable[Tensor]:
-    """Project chunk after chunk; without a projection only L2, so both stay unit length."""
-    for chunk in chunks:
-        yield l2_normalize(chunk.float()) if projection is None else projection(chunk)

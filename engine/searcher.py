@@ -35,6 +35,7 @@ from engine.types import (
     Hit,
     ImageRecord,
     Json,
+    MatchType,
     NewImage,
     Pixels,
     Recipe,
@@ -135,9 +136,10 @@ class Searcher:
         if stored is None or self.catalog.count() == 0:
             self.catalog.set_recipe(self.recipe)
         elif stored.fingerprint != self.recipe.fingerprint:
+            differences = "; ".join(stored.differences(self.recipe))
             raise IndexMismatch(
-                f"the index was made with another recipe ({'; '.join(stored.differences(self.recipe))}"
-                "): start with its own, or use another data folder for this one"
+                f"the index was made with another recipe ({differences}): "
+                "start with its own, or use another data folder for this one"
             )
 
     # --- opening and building -------------------------------------------------------------
@@ -232,6 +234,49 @@ class Searcher:
             precision=self.describer.precision,
         )
 
+    def verify(self, progress: Progress | None = None, sample: int = 200) -> list[str]:
+        """Everything that can be checked about the files; [] if all is well.
+
+        The catalog's own integrity, the checksums of the live generation, that vectors and
+        catalog have the same rows, that each vector is the projection of its raw descriptor, and
+        that sampled images find themselves first.
+        """
+        problems = self.catalog.check()
+        number = self.generations.current()
+        if number is not None:
+            problems += self.generations.verify(number)
+        view = self._view
+        live, indexed = self.catalog.live_rows(), view.index.rows()
+        for name, rows in (
+            ("stored but not indexed", np.setdiff1d(live, indexed)),
+            ("indexed but not stored", np.setdiff1d(indexed, live)),
+        ):
+            if len(rows):
+                problems.append(f"{len(rows)} images are {name}, the first in row {rows[0]}")
+        done, common = 0, np.intersect1d(live, indexed)
+        for rows, raw in self.catalog.descriptors(common):
+            expected, found = project(view.projection, raw), view.index.vectors(rows)
+            # A zero descriptor (a blank image) has no direction: compare by distance.
+            wrong = np.linalg.norm(expected - found, axis=1) > 1e-3
+            problems += [f"the vector of row {row} is not that of its image" for row in rows[wrong]]
+            done += len(rows)
+            if progress:
+                progress(done, len(common))
+        return problems + self._verify_self_search(common, sample)
+
+    def _verify_self_search(self, rows: Rows, sample: int) -> list[str]:
+        if not len(rows):
+            return []
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), sample)).astype(int)]
+        records = self.catalog.by_rows(np.unique(chosen).tolist())
+        problems = []
+        for record in records.values():
+            answer = self.search_id(record.id, SearchOptions(limit=100))
+            found = {hit.id for hit in answer.hits if hit.match_type is MatchType.EXACT}
+            if record.id not in found:
+                problems.append(f"the image {record.id!r} does not find itself")
+        return problems
+
     # --- writing --------------------------------------------------------------------------
 
     def put(self, image_id: str, data: bytes, metadata: Json) -> tuple[ImageRecord, bool]:
@@ -245,9 +290,7 @@ class Searcher:
         replaced = self.store([new_image(image_id, image, vector, metadata)])
         return self.catalog.get(image_id), not replaced
 
-    def describe_many(
-        self, images: Sequence[DecodedImage]
-    ) -> list[Vectors | Exception]:
+    def describe_many(self, images: Sequence[DecodedImage]) -> list[Vectors | Exception]:
         """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept."""
         futures = [self._submit_bulk(image.pixels) for image in images]
         answers: list[Vectors | Exception] = []

@@ -47,7 +47,7 @@ class VectorIndex:
                     np.ascontiguousarray(vectors, np.float32), np.asarray(rows, np.int64)
                 )
             if len(removed):
-                self._index.remove_ids(np.asarray(removed, np.int64))
+                self._index.remove_ids(faiss.IDSelectorBatch(np.asarray(removed, np.int64)))
 
     def search(self, query: Vectors, k: int) -> tuple[Rows, Vectors]:
         """Row numbers and inner products of the `k` best for a (D,) query, best first.

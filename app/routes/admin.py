@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from fastapi import APIRouter, Response
 
 from app.deps import JobsDep, RootDep, SearcherDep
 from app.schemas import IndexOut, JobOut, ReloadOut
 from engine.errors import EmptyIndex
+from engine.searcher import IndexStats
 
 router = APIRouter(prefix="/admin/index", tags=["admin"])
 
@@ -35,7 +38,10 @@ def reload(searcher: SearcherDep) -> ReloadOut:
 @router.get("")
 def stats(searcher: SearcherDep) -> IndexOut:
     """Size, generation, fingerprint and recipe of the index."""
-    stats = searcher.stats()
+    return index_out(searcher.stats())
+
+
+def index_out(stats: IndexStats) -> IndexOut:
     return IndexOut(
         count=stats.count,
         generation=stats.generation,
@@ -46,9 +52,9 @@ def stats(searcher: SearcherDep) -> IndexOut:
         explained_variance=stats.explained,
         index_type=stats.index_type,
         bytes=stats.bytes,
-        built_at=stats.built_at,  # type: ignore[arg-type]  # pydantic parses it
+        built_at=datetime.fromisoformat(stats.built_at) if stats.built_at else None,
         fingerprint=stats.recipe.fingerprint,
         recipe=stats.recipe.to_json(),
         precision=stats.precision,
-        recall=1.0,
+        recall=1.0,  # a flat scan is exact
     )

@@ -19,9 +19,7 @@ BODY: dict[str, Any] = {
         "content": {
             "multipart/form-data": {"schema": SearchForm.model_json_schema()},
             "application/json": {
-                "schema": SearchJson.model_json_schema(
-                    ref_template="#/components/schemas/{model}"
-                ),
+                "schema": SearchJson.model_json_schema(ref_template="#/components/schemas/{model}"),
                 "example": {"query": {"id": "holiday/beach.jpg"}, "limit": 5},
             },
         },

@@ -9,13 +9,18 @@ from torch import Tensor
 from engine.backbones import build_trunk
 
 
+MEAN_REMOVED = 0.9
+CONNECTED = 0.5
+
+
 def untrained_state(backbone: str, seed: int = 0) -> dict[str, Tensor]:
     """A state dict of random parameters; equal for equal seeds on every machine.
 
-    Each filter has zero mean and a Gaussian envelope around its centre, scaled as for ReLU
-    networks (He et al., arXiv:1502.01852); biases are zero. Without the zero mean all images come
-    out nearly equal, as every layer adds to what they have in common: of 200 photos, cropped to
-    70 % and recompressed, plain He weights find 3 % again at rank 1, these about 80 %.
+    Plain random filters make all images nearly equal, as every layer adds to what they have in
+    common. Here each filter sees half of its input channels, has most of its mean removed and a
+    Gaussian envelope around its centre; the scale is that for ReLU networks (He et al.,
+    arXiv:1502.01852), biases are zero. The constants were chosen on photos cropped to 70 %,
+    shrunk and recompressed: see `docs/architecture.md`.
     """
     # The legacy generator is frozen: its streams never change between NumPy versions.
     draw = np.random.RandomState(seed)
@@ -24,14 +29,17 @@ def untrained_state(backbone: str, seed: int = 0) -> dict[str, Tensor]:
         if name.endswith("bias"):
             state[name] = torch.zeros_like(parameter)
             continue
-        filters = draw.standard_normal(tuple(parameter.shape)) * _envelope(parameter.shape[-1])
-        filters -= filters.mean(axis=(1, 2, 3), keepdims=True)
+        outputs, inputs, size, _ = parameter.shape
+        filters = draw.standard_normal((outputs, inputs, size, size)) * _envelope(size)
+        if inputs > 3:  # all colours are seen
+            filters *= draw.random_sample((outputs, inputs, 1, 1)) < CONNECTED
+        filters -= MEAN_REMOVED * filters.mean(axis=(1, 2, 3), keepdims=True)
         filters *= np.sqrt(2.0 / np.square(filters).sum(axis=(1, 2, 3), keepdims=True))
         state[name] = torch.from_numpy(filters.astype(np.float32))
     return state
 
 
 def _envelope(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """exp(-(distance from the centre)^2), (size, size)."""
+    """exp(-squared distance from the centre / 2), (size, size)."""
     squared = np.square(np.arange(size) - (size - 1) / 2)
-    return np.asarray(np.exp(-(squared[:, None] + squared[None, :])))
+    return np.asarray(np.exp(-(squared[:, None] + squared[None, :]) / 2))

@@ -244,7 +244,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        state = {key: file.get_tensor(key) for key in file.keys()}
     default = Preprocessing()
     return state, Preprocessing(
         mean=_triple(metadata.get("mean"), default.mean),
@@ -252,9 +252,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
     )
 
 
-def _triple(
-    text: str | None, default: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def _triple(text: str | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
     if text is None:
         return default
     try:

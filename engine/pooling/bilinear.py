@@ -25,6 +25,7 @@ class CompactBilinear(nn.Module):
     s1: Tensor
     h2: Tensor
     s2: Tensor
+    _buckets: Tensor
 
     def __init__(self, channels: int, dim: int = 8192, seed: int = 0) -> None:
         """
@@ -45,6 +46,16 @@ class CompactBilinear(nn.Module):
                 signs = 2 * draw.randint(2, size=channels) - 1
                 values = torch.from_numpy(signs.astype(np.float32))
             self.register_buffer(name, values)
+        # Made from the hashes once, not at every call; follows them when they are loaded.
+        self.register_buffer("_buckets", self._pair_buckets(), persistent=False)
+        self.register_load_state_dict_post_hook(lambda *_: self._refresh())
+
+    def _pair_buckets(self) -> Tensor:
+        """(C C,) bucket of each pair of channels."""
+        return (self.h1[:, None] + self.h2[None, :]).remainder(self.dim).reshape(-1)
+
+    def _refresh(self) -> None:
+        self._buckets = self._pair_buckets()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The raw sketch, neither rooted nor normalised.
@@ -66,5 +77,5 @@ class CompactBilinear(nn.Module):
         # Signs go onto the small factors, before the product: C + C multiplications, not C * C.
         left, right = left * self.s1.to(x.dtype), right * self.s2.to(x.dtype)
         products = torch.bmm(left.transpose(1, 2), right)  # (B, C, C)
-        buckets = (self.h1[:, None] + self.h2[None, :]).remainder(self.dim).reshape(-1)  # (C C,)
-        return x.new_zeros(batch, self.dim).index_add_(1, buckets, products.reshape(batch, -1))
+        sketch = x.new_zeros(batch, self.dim)
+        return sketch.index_add_(1, self._buckets, products.reshape(batch, -1))

@@ -1,0 +1,215 @@
+"""The command line: `cooc serve`, `cooc index add`, `cooc search`, ..."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app import console, options
+from app.allocator import keep_large_blocks
+from app.settings import Settings, load_settings
+from engine.errors import EngineError, InvalidOption
+from engine.types import Expansion
+
+app = typer.Typer(
+    help="Image search with co-occurrences of deep convolutional features.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point of the console script: errors of ours become one line and exit code 1."""
+    from app import bench_cli, evaluate_cli, index_cli
+
+    app.add_typer(index_cli.app, name="index")
+    app.add_typer(bench_cli.app, name="bench")
+    app.command("evaluate")(evaluate_cli.evaluate)
+    keep_large_blocks()
+    try:
+        app()
+    except EngineError as error:
+        console.err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [COOC_HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [COOC_PORT]")] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="Prefix under which a proxy serves this. [COOC_ROOT_PATH]")
+    ] = None,
+    data_dir: options.DataDir = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    max_side: options.MaxSide = None,
+    pooling: options.Pooling = None,
+    scales: options.Scales = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+) -> None:
+    """Start the service and its page."""
+    import uvicorn
+
+    from app.main import create_app
+
+    settings = load_settings(
+        host=host,
+        port=port,
+        root_path=root_path,
+        data_dir=data_dir,
+        backbone=backbone,
+        weights=weights,
+        max_side=max_side,
+        pooling=pooling,
+        scales=scales,
+        device=device,
+        precision=precision,
+    )
+    console.log_to_stderr()
+    _check_port(settings)
+    console.err.print(f"starting the service at [bold]{settings.url}[/] (Ctrl+C stops it)")
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=30,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise SystemExit(1)
+
+
+def _check_port(settings: Settings) -> None:
+    """Say so at once if the port is taken, before a model is loaded."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise InvalidOption(
+                f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+                "stop what uses it or choose another --port"
+            ) from error
+
+
+@app.command()
+def search(
+    image: Annotated[Path, typer.Argument(help="The photo to look for.")],
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many results.")] = 10,
+    expansion: Annotated[Expansion, typer.Option(help="Query expansion.")] = Expansion.NONE,
+    url: options.Url = None,
+    data_dir: options.DataDir = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    json: options.Json = False,
+) -> None:
+    """Find the stored images most similar to a photo."""
+    from app.schemas import SearchFields, SearchOut
+    from app.session import session
+    from engine.types import SearchOptions
+
+    settings = load_settings(data_dir=data_dir, device=device, precision=precision)
+    data = read_file(image)
+    with session(settings, url) as target:
+        if target.client is not None:
+            answer = target.client.search(
+                data, image.name, limit=limit, query_expansion=expansion.value
+            )
+        else:
+            found = target.searcher.search(data, SearchOptions(limit=limit, expansion=expansion))
+            fields = SearchFields(limit=limit, query_expansion=expansion)
+            answer = SearchOut.of(found, fields, "local", "").model_dump(mode="json")
+    if json:
+        console.print_json(answer)
+        return
+    rows = [[r["rank"], round(r["score"], 4), r["match_type"], r["id"]] for r in answer["results"]]
+    if not rows:
+        console.out.print("nothing found; the index is empty: add images with `cooc index add`")
+        return
+    view = [[rank, f"{score:.4f}", match, name] for rank, score, match, name in rows]
+    console.table(("rank", "score", "match", "id"), view)
+
+
+@app.command()
+def describe(
+    images: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the (N, D) array is written (.npy).")],
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    max_side: options.MaxSide = None,
+    pooling: options.Pooling = None,
+    scales: options.Scales = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    json: options.Json = False,
+) -> None:
+    """Write the raw descriptors of images, one row each, in the order given."""
+    import numpy as np
+
+    from app.assembly import build_describer
+    from app.files import FileSource, find_images
+
+    console.log_to_stderr()
+    settings = load_settings(
+        backbone=backbone,
+        weights=weights,
+        max_side=max_side,
+        pooling=pooling,
+        scales=scales,
+        device=device,
+        precision=precision,
+    )
+    files = [path for _, path in find_images(images)]
+    if not files:
+        raise InvalidOption(f"no images were found in {', '.join(map(str, images))}")
+    describer = build_describer(settings)
+    vectors = np.zeros((len(files), describer.recipe.raw_dim), np.float32)
+    failures: list[dict[str, str]] = []
+    with console.progress_bar("describing", len(files)) as bar:
+        stream = describer.stream((row, FileSource(path)) for row, path in enumerate(files))
+        for done, (row, result) in enumerate(stream, start=1):
+            if isinstance(result, EngineError):
+                failures.append({"file": str(files[row]), "error": str(result)})
+            else:
+                (vectors[row],) = result
+            bar.update(done, len(files))
+    failed = {failure["file"] for failure in failures}
+    kept = [row for row, path in enumerate(files) if str(path) not in failed]
+    np.save(out, vectors[kept])
+    report: dict[str, Any] = {
+        "out": str(out),
+        "files": [str(files[row]) for row in kept],
+        "failures": failures,
+        "dim": describer.recipe.raw_dim,
+        "fingerprint": describer.recipe.fingerprint,
+    }
+    if json:
+        console.print_json(report)
+    else:
+        for failure in failures:
+            console.err.print(f"skipped {failure['file']}: {failure['error']}", soft_wrap=True)
+        console.out.print(f"{len(kept)} descriptors of {report['dim']} values in {out}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def read_file(path: Path) -> bytes:
+    """Raises InvalidOption where a file cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidOption(f"cannot read {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What the command line shows: tables and progress on a terminal, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Log lines on stderr, the program's own only: libraries from warnings on."""
+    handler = RichHandler(console=err, show_path=False, log_time_format="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    for name in ("app", "engine"):
+        logging.getLogger(name).setLevel(level)
+
+
+def print_json(value: Any) -> None:
+    """One machine-readable object on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
+    """Numbers on the right, text on the left; columns in the order given."""
+    view = Table(title=title, title_justify="left")
+    for position, column in enumerate(columns):
+        numeric = all(isinstance(row[position], int | float) for row in rows)
+        view.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        view.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+    out.print(view)
+
+
+class Bar:
+    """A running progress bar; `update` takes how much is done, and of how much."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=None)
+
+    def update(self, done: int, total: int | None = None) -> None:
+        self._progress.update(self._task, completed=done, total=total or None)
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
+    """A progress bar on stderr with time left; gone quietly where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
+        bar = Bar(progress, label)
+        bar.update(0, total)
+        yield bar

@@ -1,0 +1,38 @@
+"""Options that mean the same in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the index. [COOC_DATA_DIR]")
+]
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", help="vgg16 or squeezenet1_1. [COOC_BACKBONE]")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", help="auto, imagenet, untrained, or a file. [COOC_WEIGHTS]"),
+]
+MaxSide = Annotated[
+    int | None, typer.Option("--max-side", help="Longest side of an image. [COOC_MAX_SIDE]")
+]
+Pooling = Annotated[
+    str | None, typer.Option("--pooling", help="Name of the pooling. [COOC_POOLING]")
+]
+Scales = Annotated[
+    str | None, typer.Option("--scales", help="Comma separated, e.g. 1,0.7,0.5. [COOC_SCALES]")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [COOC_DEVICE]")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="auto, float32 or bfloat16. [COOC_PRECISION]"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="Talk to the service there instead of opening the folder."),
+]

@@ -1,0 +1,51 @@
+"""Either the index of a folder, opened here, or the service that already owns it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from app import console
+from app.assembly import open_searcher
+from app.client import Client
+from app.settings import Settings
+from engine.errors import DataFolderInUse
+from engine.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a command does its work: `client` is set if a service does it."""
+
+    client: Client | None
+    _searcher: Searcher | None
+
+    @property
+    def searcher(self) -> Searcher:
+        assert self._searcher is not None, "ask for the searcher only without a client"
+        return self._searcher
+
+
+@contextmanager
+def session(settings: Settings, url: str | None) -> Iterator[Target]:
+    """Open the data folder, or the service at `url`, or the service that holds the folder.
+
+    Raises: DataFolderInUse if another command, not a service, holds it.
+    """
+    if url is not None:
+        yield Target(Client(url), None)
+        return
+    console.log_to_stderr()
+    try:
+        opened = open_searcher(settings)
+    except DataFolderInUse as error:
+        if error.url is None:
+            raise
+        console.err.print(f"the service at {error.url} holds this index; it does the work")
+        yield Target(Client(error.url), None)
+        return
+    try:
+        yield Target(None, opened.searcher)
+    finally:
+        opened.close()

@@ -1,0 +1,94 @@
+// Files that are dropped or pasted, folders included.
+
+const HIDDEN_FILES = new Set(["Thumbs.db", "desktop.ini"]);
+const WANTED = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif|zip|tar|tgz|tbz2?|txz|tar\.\w+)$/i;
+
+/** Calls `onDrop(dataTransfer)` for what is dropped on `zone`, which shows that it would take it. */
+export function makeDropZone(zone, onDrop) {
+  // dragenter and dragleave also come from the elements inside, hence the count.
+  let depth = 0;
+  const show = () => zone.classList.toggle("zone-over", depth > 0);
+  zone.addEventListener("dragenter", (event) => {
+    if (!hasFiles(event)) return;
+    depth += 1;
+    show();
+  });
+  zone.addEventListener("dragleave", () => {
+    depth = Math.max(0, depth - 1);
+    show();
+  });
+  zone.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "copy";
+  });
+  zone.addEventListener("drop", (event) => {
+    depth = 0;
+    show();
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    onDrop(event.dataTransfer);
+  });
+}
+
+/** A photo that misses its zone must not replace the page. */
+export function ignoreStrayDrops() {
+  document.addEventListener("dragover", (event) => {
+    if (event.defaultPrevented || !hasFiles(event)) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "none";
+  });
+  document.addEventListener("drop", (event) => event.preventDefault());
+}
+
+const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+/** The first image on a clipboard, or undefined. */
+export function pastedImage(clipboard) {
+  return [...(clipboard?.files ?? [])].find((file) => file.type.startsWith("image/"));
+}
+
+/** {file, name} of everything dropped; `leftOut` counts what folders held besides photos. */
+export async function droppedItems(transfer) {
+  // Entries are only at hand during the event, so all are taken before the first wait.
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return { items: [...transfer.files].map(asItem), leftOut: 0 };
+  const items = [];
+  const inFolders = [];
+  for (const entry of entries) {
+    if (entry.isDirectory) await collect(entry, inFolders);
+    else items.push(asItem(await fileOf(entry)));
+  }
+  const photos = photosOf(inFolders);
+  return { items: [...items, ...photos.items], leftOut: photos.leftOut };
+}
+
+/** The same for a folder that was chosen in the browser's dialog. */
+export const folderItems = (files) => photosOf([...files].map(asItem));
+
+/** A file under its path, so that photos of different folders keep different ids. */
+export const asItem = (file) => ({ file, name: file.webkitRelativePath || file.name });
+
+function photosOf(all) {
+  const visible = all.filter(({ name }) => !isHidden(name));
+  const items = visible.filter(({ name }) => WANTED.test(name));
+  return { items, leftOut: visible.length - items.length };
+}
+
+const isHidden = (path) =>
+  path.split("/").some((part) => part.startsWith(".") || HIDDEN_FILES.has(part));
+
+async function collect(folder, into) {
+  const reader = folder.createReader();
+  for (;;) {
+    // A reader hands out about a hundred entries at a time, and none at the end.
+    const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!entries.length) return;
+    for (const entry of entries) {
+      if (entry.isDirectory) await collect(entry, into);
+      else into.push({ file: await fileOf(entry), name: entry.fullPath.replace(/^\//, "") });
+    }
+  }
+}
+
+const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));

@@ -1,0 +1,65 @@
+// The head of the page: what this service is, and whether it can answer at all.
+
+import { Unreachable, getIndex, getReady, getVersion } from "./api.js";
+import { byId, clearAlert, count, number, sentence, showError, showText } from "./ui.js";
+
+/**
+ * Asks the service about itself and shows it; `onIndex(index, version)` hears of the index.
+ * Never throws: what goes wrong is shown.
+ */
+export function makeStatus(onIndex) {
+  let latest = 0;
+
+  async function refresh() {
+    const mine = ++latest;
+    try {
+      const [version, failure] = await Promise.all([getVersion(), readiness()]);
+      const index = failure ? null : await getIndex();
+      if (mine !== latest) return;
+      clearAlert("service");
+      showAvailability(failure);
+      showNotice(version.weights);
+      showState(version, index);
+      if (index) onIndex(index, version);
+    } catch (error) {
+      if (mine === latest) showError("service", error);
+    }
+  }
+
+  byId("unavailable-retry").addEventListener("click", refresh);
+  return { refresh };
+}
+
+/** The problem that keeps the service from answering, or null. Throws Unreachable. */
+async function readiness() {
+  try {
+    await getReady();
+    return null;
+  } catch (error) {
+    if (error instanceof Unreachable) throw error;
+    return error;
+  }
+}
+
+function showAvailability(failure) {
+  byId("unavailable").hidden = !failure;
+  byId("tools").hidden = Boolean(failure);
+  if (failure) byId("unavailable-detail").textContent = sentence(failure.message);
+}
+
+function showNotice(weights) {
+  const untrained = weights?.trained === false;
+  showText(byId("weights-notice-text"), untrained ? weights.notice : "");
+  byId("weights-notice").hidden = !untrained;
+}
+
+function showState(version, index) {
+  const parts = index
+    ? [
+        `${count(index.count, "image")} indexed`,
+        index.generation ? `generation ${number(index.generation)}` : "not built yet",
+        `${version.backbone} with ${version.pooling}`,
+      ]
+    : ["not available"];
+  byId("state-line").textContent = parts.join(" \u00b7 ");
+}
