@@ -30,6 +30,7 @@ from engine.generations import Generations, Manifest, Progress, project
 from engine.images import DecodedImage, digest, encode_thumbnail
 from engine.locks import ReadWriteLock
 from engine.postprocess import PCAProjection
+from engine.storage import storage_errors
 from engine.types import (
     Expansion,
     Hit,
@@ -108,6 +109,8 @@ class Searcher:
         self.describer = describer
         self.recipe = describer.recipe
         self.deadline_s = deadline_s
+        with storage_errors(data_dir):
+            data_dir.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(data_dir / "catalog.sqlite")
         try:
             self._check_recipe()

@@ -279,6 +279,8 @@ function outcomeOf(run) {
 function heading(run) {
   if (run.stopped) return "Stopped";
   if (run.trouble || run.failures.length) return "Not finished";
+  const { added, replaced, skipped, failed } = run.counts;
+  if (failed && !added && !replaced && !skipped) return "Nothing could be added";
   return "Finished";
 }
 

@@ -7,6 +7,7 @@ import {
   clearAlert,
   count,
   create,
+  megabytes,
   moment,
   number,
   sentence,
@@ -110,8 +111,11 @@ function built(result) {
 
 // --- what the panel says --------------------------------------------------------------------
 
-const brief = ({ count: images, unfitted }) =>
-  unfitted ? `${count(images, "photo")}, ${number(unfitted)} since the last build` : count(images, "photo");
+function brief({ count: images, generation, unfitted }) {
+  const photos = count(images, "photo");
+  if (!generation) return `${photos}, not built yet`;
+  return unfitted ? `${photos}, ${number(unfitted)} since the last build` : photos;
+}
 
 function advice({ count: images, generation, unfitted }) {
   if (!images) return "The collection is empty: add photos first, then build.";
@@ -130,7 +134,7 @@ function factsOf(index, version) {
     ["Generation", index.generation ? number(index.generation) : "not built yet"],
     ["Vector length", `${number(index.dim)}${index.projected ? "" : " (not projected)"}`],
     ["Explained variance", index.projected ? percent(index.explained_variance) : "–"],
-    ["Size in memory", `${(index.bytes / 1e6).toFixed(1)} MB`],
+    ["Size in memory", megabytes(index.bytes)],
     ["Built", index.built_at ? moment(index.built_at) : "–"],
     ["Model", `${recipe.backbone} ${recipe.layer}, ${recipe.pooling}`],
     ["Precision", index.precision],

@@ -36,7 +36,7 @@ export function makeSearch({ onRemoved }) {
 
   async function searchStored(result) {
     setQuery({ id: result.id, preview: result.thumbnail_url, name: result.id });
-    section.scrollIntoView({ block: "start" });
+    bringIntoView();
     // The card that was clicked goes away with the old results, and the focus with it.
     byId("results-title").focus({ preventScroll: true });
     await search();
@@ -50,8 +50,13 @@ export function makeSearch({ onRemoved }) {
     photo.src = next.preview;
     photo.alt = `Your query: ${next.name}`;
     showText(byId("query-name"), next.name);
-    byId("query-call").textContent = "Search with another photo";
+    byId("query-call").textContent = "Search with another";
     byId("query-hint").textContent = "drop, paste or click";
+  }
+
+  function bringIntoView() {
+    const { top } = section.getBoundingClientRect();
+    if (top < 0 || top > innerHeight / 2) section.scrollIntoView({ block: "start" });
   }
 
   // --- asking -------------------------------------------------------------------------------
@@ -210,6 +215,7 @@ export function makeSearch({ onRemoved }) {
     const image = pastedImage(event.clipboardData);
     if (!image) return;
     event.preventDefault();
+    bringIntoView();
     searchFile(image);
   });
   byId("query-photo").addEventListener("error", ({ target }) => (target.hidden = true));

@@ -20,7 +20,11 @@ export function showText(element, text) {
 }
 
 const WHOLE = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const MOMENT = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+const MOMENT = new Intl.DateTimeFormat("en", {
+  dateStyle: "medium",
+  timeStyle: "short",
+  hourCycle: "h23",
+});
 
 export const number = (value) => WHOLE.format(value);
 export const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
@@ -33,6 +37,7 @@ export function milliseconds(value) {
 
 export function megabytes(bytes) {
   const value = bytes / 1e6;
+  if (value < 1) return `${number(Math.ceil(bytes / 1e3))} kB`;
   return `${value < 10 ? value.toFixed(1) : number(value)} MB`;
 }
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from engine.backbones import build_trunk
 
-
 MEAN_REMOVED = 0.9
 CONNECTED = 0.5
 
