@@ -16,6 +16,7 @@ from dbos import (
     SetWorkflowID,
     WorkflowStatus,
 )
+from dbos import error as dbos_error
 from starlette.datastructures import UploadFile
 
 from app.errors import UnknownJob
@@ -182,20 +183,22 @@ class Jobs(DBOSConfiguredInstance):
             try:
                 total = self.unpack(job_id)
                 progress = ProgressOut(total=total)
+                self._live[job_id] = progress
                 for start in range(0, total, CHUNK):
                     outcome = self.add_images(job_id, start, offered_at)
                     progress = _plus(progress, outcome["counts"])
+                    # Also when the job was cancelled meanwhile: these images were added.
                     self._live[job_id] = progress
                     DBOS.set_event("progress", progress.model_dump())
                 self.clean(job_id)
                 built = self.build_when_grown() if self._auto_build else None
-                return {"generation": built}
-            except Exception:
+            except (Exception, dbos_error.DBOSWorkflowCancelledError):
                 # What was acknowledged is in the index; the rest of the upload is given up.
                 self._spool.remove(job_id)
                 raise
-            finally:
+            else:
                 self._live.pop(job_id, None)
+                return {"generation": built}
 
     @DBOS.step(name="unpack")
     def unpack(self, job_id: str) -> int:

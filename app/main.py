@@ -6,9 +6,10 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
@@ -31,6 +32,19 @@ FORM_OVERHEAD = 2 << 20
 """Bytes of a multipart body besides its file."""
 
 
+FRESH = {"Cache-Control": "no-cache"}
+"""Ask again before using a stored copy: old and new files of the page must not be mixed."""
+
+
+class PageFiles(StaticFiles):
+    """Scripts and styles of the page."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(FRESH)
+        return response
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The service. Nothing is loaded before its lifespan starts."""
     state = State(settings)
@@ -48,18 +62,17 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Finds the photos of a collection that show the same object, place or frame.",
         lifespan=lifespan,
-        root_path=settings.root_path,
         responses={"4XX": PROBLEM, "5XX": PROBLEM},
     )
     app.state.cooc = state
     errors.install(app)
     for routes in (search, images, index, jobs, admin, health):
         app.include_router(routes.router)
-    app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.mount("/web", PageFiles(directory=WEB), name="web")
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        return FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+        return FileResponse(WEB / "index.html", headers=FRESH)
 
     app.add_middleware(
         BodyLimit,

@@ -30,42 +30,56 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    data_dir: Path = Field(Path("index_data"), description="Folder of the index.")
-    host: str = Field("127.0.0.1", description="Address the service listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port the service listens on.")
-    root_path: str = Field("", description="Path prefix under which a proxy serves this.")
+    data_dir: Path = Field(default=Path("index_data"), description="Folder of the index.")
+    host: str = Field(default="127.0.0.1", description="Address the service listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port the service listens on.")
+    root_path: str = Field(default="", description="Path prefix under which a proxy serves this.")
 
-    backbone: str = Field("vgg16", description="Trunk: vgg16 or squeezenet1_1.")
-    layer: str | None = Field(None, description="Layer of the trunk; default its first choice.")
-    weights: str = Field("auto", description="auto, imagenet, untrained, or a file.")
-    cache_dir: Path | None = Field(None, description="Downloaded weights; ~/.cache/cooc if unset.")
-    max_side: int = Field(512, ge=32, le=4096, description="Longest side of an image, pixels.")
+    backbone: str = Field(default="vgg16", description="Trunk: vgg16 or squeezenet1_1.")
+    layer: str | None = Field(
+        default=None, description="Layer of the trunk; default its first choice."
+    )
+    weights: str = Field(default="auto", description="auto, imagenet, untrained, or a file.")
+    cache_dir: Path | None = Field(
+        default=None, description="Downloaded weights; ~/.cache/cooc if unset."
+    )
+    max_side: int = Field(
+        default=512, ge=32, le=4096, description="Longest side of an image, pixels."
+    )
     scales: Annotated[tuple[float, ...], NoDecode] = Field(
-        (1.0,), description="Scales at which an image is described, comma separated."
+        default=(1.0,), description="Scales at which an image is described, comma separated."
     )
-    pooling: str = Field("cbp_ac", description="mac, spoc, gem, cbp_aa or cbp_ac.")
-    projection_dim: int = Field(512, ge=1, le=8192, description="Length of an indexed vector.")
+    pooling: str = Field(default="cbp_ac", description="mac, spoc, gem, cbp_aa or cbp_ac.")
+    projection_dim: int = Field(
+        default=512, ge=1, le=8192, description="Length of an indexed vector."
+    )
     projection_power: float = Field(
-        0.25, ge=0.0, le=0.5, description="Exponent of the eigenvalues; 0.5 whitens fully."
+        default=0.25, ge=0.0, le=0.5, description="Exponent of the eigenvalues; 0.5 whitens fully."
     )
 
-    device: str = Field("auto", description="auto, cpu or cuda.")
-    precision: str = Field("auto", description="auto, float32 or bfloat16.")
-    batch_size: int = Field(8, ge=1, le=256, description="Images of one forward pass.")
+    device: str = Field(default="auto", description="auto, cpu or cuda.")
+    precision: str = Field(default="auto", description="auto, float32 or bfloat16.")
+    batch_size: int = Field(default=8, ge=1, le=256, description="Images of one forward pass.")
     batch_wait_ms: float = Field(
-        2.0, ge=0.0, le=1000.0, description="How long a lone image waits for company."
+        default=2.0, ge=0.0, le=1000.0, description="How long a lone image waits for company."
     )
-    max_queue: int = Field(256, ge=1, le=100_000, description="Images that may wait.")
-    deadline_s: float = Field(120.0, gt=0.0, le=3600.0, description="Seconds for one answer.")
+    max_queue: int = Field(default=256, ge=1, le=100_000, description="Images that may wait.")
+    deadline_s: float = Field(
+        default=120.0, gt=0.0, le=3600.0, description="Seconds for one answer."
+    )
 
-    max_upload_mb: int = Field(32, ge=1, le=1024, description="Size of one image.")
-    max_bulk_mb: int = Field(2048, ge=1, le=1_000_000, description="Size of one bulk upload.")
-    max_bulk_images: int = Field(
-        100_000, ge=1, le=10_000_000, description="Images of one bulk upload."
+    max_upload_mb: int = Field(default=32, ge=1, le=1024, description="Size of one image.")
+    max_bulk_mb: int = Field(
+        default=2048, ge=1, le=1_000_000, description="Size of one bulk upload."
     )
-    max_megapixels: float = Field(100.0, gt=0.0, le=1000.0, description="Pixels of one image.")
+    max_bulk_images: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Images of one bulk upload."
+    )
+    max_megapixels: float = Field(
+        default=100.0, gt=0.0, le=1000.0, description="Pixels of one image."
+    )
     auto_build: bool = Field(
-        True, description="Build after bulk adds of a collection that has grown fourfold."
+        default=True, description="Build after bulk adds of a collection that has grown fourfold."
     )
 
     @field_validator("scales", mode="before")

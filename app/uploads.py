@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from app.errors import InvalidFields, MalformedRequest, UnsupportedBody, field_errors
 from app.schemas import SearchFields, SearchForm, SearchJson
@@ -40,19 +41,16 @@ async def read_search(request: Request) -> SearchRequest:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         return _search_from_json(await request.body())
-    form = await read_form(request, max_files=1)
-    texts, files = split_form(form)
-    _only(files, ("image",))
-    for name in ("include", "scales"):
-        if name in texts:
-            texts[name] = [part for part in str(texts[name]).split(",") if part]
-    if texts.get("score_threshold") == "":
-        del texts["score_threshold"]
-    image_text = texts.pop("image", None)
-    if image_text is not None:
+    async with read_form(request, max_files=1) as form:
+        texts, files = split_form(form)
+        _only(files, ("image",))
+        image = await files[0][1].read() if files else None
+    if "image" in texts:
         raise _invalid("/image", "send the image as a file, not as text")
-    fields = validate(SearchForm, texts)
-    image = await files[0][1].read() if files else None
+    values: dict[str, object] = dict(texts)
+    if "include" in texts:
+        values["include"] = [part for part in texts["include"].split(",") if part]
+    fields = validate(SearchForm, values)
     if (image is None) == (fields.id is None):
         raise _invalid("/image", "send exactly one of a file `image` and the `id` of a stored one")
     return SearchRequest(fields, image, fields.id)
@@ -84,12 +82,14 @@ class PutRequest:
 
 async def read_put(request: Request) -> PutRequest:
     """One image with optional metadata. Raises as `read_search` does."""
-    texts, files = split_form(await read_form(request, max_files=1))
-    _only(files, ("image",))
-    _only(texts.items(), ("metadata",))
-    if not files:
-        raise _invalid("/image", "send the image as a file in the field `image`")
-    return PutRequest(await files[0][1].read(), parse_metadata(texts.get("metadata")))
+    async with read_form(request, max_files=1) as form:
+        texts, files = split_form(form)
+        _only(files, ("image",))
+        _only(texts.items(), ("metadata",))
+        if not files:
+            raise _invalid("/image", "send the image as a file in the field `image`")
+        image = await files[0][1].read()
+    return PutRequest(image, parse_metadata(texts.get("metadata")))
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,23 @@ class BulkRequest:
     metadata: Json
 
 
-async def read_bulk(request: Request, max_files: int) -> BulkRequest:
-    """Many images or archives in the field `files`, with metadata that all of them get."""
-    texts, files = split_form(await read_form(request, max_files=max_files))
-    _only(files, ("files",))
-    _only(texts.items(), ("metadata",))
-    if not files:
-        raise _invalid("/files", "send images, or a .zip or .tar of them, in the field `files`")
-    return BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")))
+@asynccontextmanager
+async def read_bulk(request: Request, max_files: int) -> AsyncIterator[BulkRequest]:
+    """Many images or archives in the field `files`, with metadata that all of them get.
+
+    The files are open within the context.
+    """
+    async with read_form(request, max_files=max_files) as form:
+        texts, files = split_form(form)
+        _only(files, ("files",))
+        _only(texts.items(), ("metadata",))
+        if not files:
+            raise _invalid("/files", "send images, or a .zip or .tar of them, in `files`")
+        yield BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")))
 
 
-async def read_form(request: Request, *, max_files: int) -> FormData:
+@asynccontextmanager
+async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormData]:
     """The multipart form of a request; parts over 1 MB are on disk, not in memory."""
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
@@ -116,17 +122,18 @@ async def read_form(request: Request, *, max_files: int) -> FormData:
             f"content type {kind or '(none)'!r} is not understood here; send multipart/form-data"
         )
     try:
-        return await request.form(max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES)
-    except MultiPartException as error:
-        raise MalformedRequest(f"the form cannot be read: {error.message}") from error
-    # Starlette turns its own parser errors into HTTPException, these are python-multipart's.
-    except (KeyError, ValueError) as error:
-        raise MalformedRequest(f"the form cannot be read: {error!r}") from error
+        form = await request.form(max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES)
+    except HTTPException as error:
+        raise MalformedRequest(f"the form cannot be read: {error.detail}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
-def split_form(form: FormData) -> tuple[dict[str, Any], list[tuple[str, UploadFile]]]:
+def split_form(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFile]]]:
     """Text fields, and files in order. Raises InvalidFields for a text field given twice."""
-    texts: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     files: list[tuple[str, UploadFile]] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):

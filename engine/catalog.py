@@ -90,16 +90,23 @@ class Catalog:
         self.path = path
         self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         event.listen(self._engine, "connect", _configure)
-        with self._errors():
-            with self._engine.begin() as connection:
-                schema.create_all(connection)
-                version = self._meta(connection, "schema_version")
-                if version is None:
-                    self._set_meta(connection, "schema_version", SCHEMA_VERSION)
-        if version not in (None, SCHEMA_VERSION):
+        try:
+            with self._write() as connection:
+                self._prepare(connection)
+        except BaseException:
             self.close()
+            raise
+
+    def _prepare(self, connection: Connection) -> None:
+        """Create what a new file lacks; a file of another version is left as it is."""
+        meta_table.create(connection, checkfirst=True)
+        version = self._meta(connection, "schema_version")
+        if version is None:
+            schema.create_all(connection)
+            self._set_meta(connection, "schema_version", SCHEMA_VERSION)
+        elif version != SCHEMA_VERSION:
             raise CorruptIndex(
-                f"{path} has schema version {version}; this program reads {SCHEMA_VERSION}"
+                f"{self.path} has schema version {version}; this program reads {SCHEMA_VERSION}"
             )
 
     def close(self) -> None:
@@ -236,7 +243,10 @@ class Catalog:
             return np.fromiter((row for (row,) in rows), np.int64)
 
     def descriptors(self, rows: Iterable[int]) -> Iterator[tuple[Rows, Vectors]]:
-        """Raw descriptors of those of `rows` that are still stored, a chunk at a time."""
+        """Raw descriptors of those of `rows` that are still stored, a chunk at a time.
+
+        Raises: CorruptIndex if their lengths differ.
+        """
         wanted = [int(row) for row in rows]
         for start in range(0, len(wanted), READ_CHUNK):
             query = (
@@ -247,6 +257,11 @@ class Catalog:
             with self._read() as connection:
                 found = connection.execute(query).all()
             if found:
+                lengths = {len(vector) for _, vector in found}
+                if len(lengths) > 1 or lengths.pop() % 2:
+                    raise CorruptIndex(
+                        f"{self.path} holds a descriptor that was cut off; restore it from a backup"
+                    )
                 vectors = np.stack([np.frombuffer(vector, np.float16) for _, vector in found])
                 yield np.array([row for row, _ in found], np.int64), vectors.astype(np.float32)
 

@@ -257,6 +257,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InvalidOption(f"device {name!r} is unknown; use auto, cpu or cuda") from error
+    if device.type not in PIXELS_PER_PASS:
+        raise InvalidOption(f"device {name!r} is not supported; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidOption(f"device is {name!r}, but no CUDA GPU is available; use auto or cpu")
     return device

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from engine.errors import BadImage, ImageTooLarge, InvalidOption, UnsupportedImage
 from engine.types import Pixels
@@ -22,6 +24,34 @@ MIN_SIDE = 16
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright original."""
+
+_DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow, its plugins and the libraries under them raise on damaged files."""
+
+_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by EXIF orientation."""
 
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -78,6 +108,11 @@ def decode(
             f"the image is {width} x {height} = {width * height:,} pixels; "
             f"at most {max_pixels:,} are accepted: send a smaller version"
         )
+    if _tile_pixels(image) > max_pixels:
+        raise BadImage(
+            f"the TIFF image has tiles of {_tile_pixels(image):,} pixels; "
+            f"at most {max_pixels:,} are accepted: save it with smaller tiles"
+        )
     if min(width, height) < MIN_SIDE:
         raise BadImage(
             f"the image is {width} x {height} pixels; each side needs at least {MIN_SIDE}"
@@ -89,16 +124,16 @@ def decode(
             image.draft("RGB", (max_side, max_side))
         image.load()
         # Transposed before resizing, so that all eight orientations give the same pixels.
-        upright = ImageOps.exif_transpose(image)
+        orientation = _orientation(image)
+        upright = _upright(image, orientation)
         shown = upright if box is None else _cut(upright, box)
         target = max_side if box is None else _scaled(max_side, shown, upright)
         pixels = np.asarray(_resize(_to_rgb(shown), target))
-    # Pillow's decoders raise these, and a few others, on damaged files.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+    except _DECODER_ERRORS as error:
         raise BadImage(f"the {format_name} image is damaged: {error}") from error
-    except (MemoryError, ZeroDivisionError, OverflowError) as error:
+    except MemoryError as error:
         raise BadImage(f"the {format_name} image cannot be decoded: {error!r}") from error
-    if (upright.width > upright.height) != (width > height) and width != height:
+    if orientation >= 5:
         width, height = height, width
     return DecodedImage(pixels, width, height, format_name, digest(data))
 
@@ -138,7 +173,7 @@ def _open(data: bytes) -> Image.Image:
             f"not an image of a known format; accepted are {', '.join(FORMATS)} and HEIC"
         ) from error
     # A header that names a known format but is damaged.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+    except _DECODER_ERRORS as error:
         raise BadImage(f"the image header is damaged: {error}") from error
 
 
@@ -150,6 +185,29 @@ def _register_heif() -> None:
             "this is a HEIC image; reading it needs the extra `heic`: pip install '.[heic]'"
         ) from error
     pillow_heif.register_heif_opener()
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of one tile of a TIFF, else 0. It is decoded whole, however small the image."""
+    tags = getattr(image, "tag_v2", {})
+    try:
+        return int(tags.get(_TILE_WIDTH, 0)) * int(tags.get(_TILE_LENGTH, 0))
+    except _DECODER_ERRORS:
+        return 0  # damaged tags: the decoder refuses them
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded image, 1 to 8; 1 where there is none or its EXIF is damaged."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except _DECODER_ERRORS:
+        return 1
+    return orientation if orientation in _TRANSPOSES else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew and fails on entries it cannot.
+    return image.transpose(_TRANSPOSES[orientation]) if orientation > 1 else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -164,7 +222,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey8(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64))
     # Float images are in [0, 1] or [0, 255] by convention, integer ones have 16 bits.
     if image.mode == "F":
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -33,8 +34,9 @@ ADD_BODY: dict[str, Any] = multipart(
 )
 
 
-async def bulk_request(request: Request, state: StateDep) -> BulkRequest:
-    return await read_bulk(request, state.settings.max_bulk_images)
+async def bulk_request(request: Request, state: StateDep) -> AsyncIterator[BulkRequest]:
+    async with read_bulk(request, state.settings.max_bulk_images) as bulk:
+        yield bulk
 
 
 @router.post("/index/add", status_code=202, openapi_extra=ADD_BODY)

@@ -21,6 +21,7 @@ const PART = "add";
 const BATCH_FILES = 200;
 const BATCH_BYTES = 100e6;
 const MAX_LISTED = 1000;
+const SETTLE_MS = 3000;
 /** Describing a photo takes longer than sending it; so much of the bar is for sending. */
 const UPLOAD_SHARE = 0.2;
 
@@ -69,6 +70,8 @@ export function makeAdd({ onAdded }) {
       showWorking(false);
       showSummary(run);
       onAdded();
+      // A stopped job still stores what it had at hand.
+      if (run.stopped) setTimeout(onAdded, SETTLE_MS);
     }
   }
 
@@ -213,7 +216,7 @@ function phaseOf(job, known) {
   if (job.state === "queued") return "Waiting for its turn";
   // The last step of a job may fit the projection to a collection that has grown much.
   if (job.progress.total && job.progress.processed === job.progress.total) return "Finishing";
-  return known ? `Describing ${count(known, "photo")}` : "Unpacking";
+  return known ? `Describing ${count(known, "photo")}` : "Preparing the upload";
 }
 
 function showProgress(run, share) {
@@ -291,8 +294,12 @@ function details(run) {
   if (run.trouble && run.job) {
     said.push("The upload itself was accepted: the service goes on with it once it is back.");
   }
+  if (run.stopped && !run.sending) {
+    said.push("The photos that were being described at that moment may be kept as well.");
+  }
   if (isCutShort(run)) {
-    said.push("Photos counted as added are kept. To go on, add the same selection again: what is stored is skipped.");
+    if (run.counts.added + run.counts.replaced) said.push("Photos counted as added are kept.");
+    said.push("To go on, add the same selection again: what is stored already is skipped.");
   }
   if (run.leftOut) {
     said.push(`${count(run.leftOut, "file")} in the folder looked like no photo and stayed out.`);

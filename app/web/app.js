@@ -11,20 +11,26 @@ const refresh = () => status.refresh();
 
 const panel = makePanel({ onChanged: refresh });
 const add = makeAdd({ onAdded: refresh });
-makeSearch({ onRemoved: refresh });
-const status = makeStatus(panel.show);
+makeSearch({ onAnswered: () => status.recover(), onRemoved: refresh });
+const status = makeStatus((index, version) => {
+  panel.show(index, version);
+  takeUpJobs();
+});
 
 ignoreStrayDrops();
 refresh();
-takeUpJobs();
+
+let tookUp = false;
 
 /** Long work goes on without the page; a page that is opened meanwhile shows it. */
 async function takeUpJobs() {
+  if (tookUp) return;
+  tookUp = true;
   let jobs;
   try {
     jobs = (await getJobs()).jobs.filter(isUnfinished).reverse();
   } catch {
-    return; // why the service does not answer is shown by the status already
+    return; // a convenience only: the page works without it
   }
   add.resume(jobs.filter(({ type }) => type === "add"));
   panel.resume(jobs.filter(({ type }) => type === "build"));

@@ -16,8 +16,8 @@ import {
 
 const PART = "search";
 
-/** Wires the search part; `onRemoved()` is called after a photo left the collection. */
-export function makeSearch({ onRemoved }) {
+/** Wires the search part; `onRemoved()` is called after a photo has left the collection. */
+export function makeSearch({ onAnswered, onRemoved }) {
   const section = byId("search");
   const list = byId("results");
   const slider = byId("min-score");
@@ -73,6 +73,7 @@ export function makeSearch({ onRemoved }) {
       answer = found;
       showAnswer();
       announce(spokenSummary());
+      onAnswered();
     } catch (error) {
       if (isAbort(error) || mine.signal.aborted) return;
       forgetAnswer();

@@ -9,6 +9,7 @@ import { byId, clearAlert, count, number, sentence, showError, showText } from "
  */
 export function makeStatus(onIndex) {
   let latest = 0;
+  let failed = false;
 
   async function refresh() {
     const mine = ++latest;
@@ -16,18 +17,25 @@ export function makeStatus(onIndex) {
       const [version, failure] = await Promise.all([getVersion(), readiness()]);
       const index = failure ? null : await getIndex();
       if (mine !== latest) return;
+      failed = Boolean(failure);
       clearAlert("service");
       showAvailability(failure);
       showNotice(version.weights);
       showState(version, index);
       if (index) onIndex(index, version);
     } catch (error) {
-      if (mine === latest) showError("service", error);
+      if (mine !== latest) return;
+      failed = true;
+      byId("state-line").textContent = "The service does not answer";
+      showError("service", error);
     }
   }
 
+  /** For parts that just got an answer: what is shown about the service is out of date then. */
+  const recover = () => (failed ? refresh() : undefined);
+
   byId("unavailable-retry").addEventListener("click", refresh);
-  return { refresh };
+  return { refresh, recover };
 }
 
 /** The problem that keeps the service from answering, or null. Throws Unreachable. */
@@ -60,6 +68,6 @@ function showState(version, index) {
         index.generation ? `generation ${number(index.generation)}` : "not built yet",
         `${version.backbone} with ${version.pooling}`,
       ]
-    : ["not available"];
+    : ["Not available"];
   byId("state-line").textContent = parts.join(" \u00b7 ");
 }

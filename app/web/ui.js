@@ -53,6 +53,8 @@ const alerts = new Map();
 
 export function showAlert(part, text) {
   clearAlert(part);
+  // A service that is down is noticed by several parts, and is worth one message.
+  for (const [other, shown] of alerts) if (shown.dataset.text === text) clearAlert(other);
   const dismiss = create("button", {
     className: "alert-dismiss",
     type: "button",
@@ -63,7 +65,7 @@ export function showAlert(part, text) {
   dismiss.addEventListener("click", () => clearAlert(part));
   const alert = create(
     "div",
-    { className: "alert", attributes: { role: "alert", "data-part": part } },
+    { className: "alert", attributes: { role: "alert", "data-part": part, "data-text": text } },
     create("p", { text }),
     dismiss,
   );

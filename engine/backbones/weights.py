@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,19 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all or 0) while a file is downloaded."""
+
+_UNREADABLE = (
+    AssertionError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
+"""What the readers raise on files that are damaged or something else."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -159,7 +174,7 @@ def _imagenet(
     published = PUBLISHED[backbone]
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     for candidate in (folder / published.file_name, hub / published.file_name):
-        if candidate.is_file() and _file_digest(candidate).startswith(published.sha256):
+        if _file_digest(candidate).startswith(published.sha256):
             path = candidate
             break
     else:
@@ -217,7 +232,9 @@ def download(
             f"copy the file to {path}, or set COOC_WEIGHTS to a file you have"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Not even its folder may exist; that is no second error.
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
@@ -229,11 +246,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
             # weights_only: a pickle may otherwise run any code.
             state = torch.load(path, map_location="cpu", weights_only=True)
             preprocessing = Preprocessing()
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        raise WeightsUnavailable(f"cannot read weights from {path}: {error}") from error
+    except _UNREADABLE as error:
+        raise WeightsUnavailable(
+            f"cannot read weights from {path} ({type(error).__name__}: {error}); "
+            "it must be a state dict saved as .safetensors or by torch.save"
+        ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise WeightsUnavailable(f"{path} does not hold a state dict of tensors")
-    trunk = {key: value.float() for key, value in state.items() if key.startswith("features.")}
+    trunk = {
+        key: value.float() for key, value in state.items() if str(key).startswith("features.")
+    }
     if not trunk:
         raise WeightsUnavailable(
             f"{path} has no entry named 'features.*'; its first names are {list(state)[:3]}"
@@ -272,5 +294,9 @@ def state_digest(state: dict[str, Tensor]) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file; empty where none can be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -49,9 +49,9 @@ def load_dataset(folder: Path) -> Dataset:
         content = json.loads(file.read_text())
         database = tuple(content["database"])
         queries = tuple(_query(name, entry) for name, entry in content["queries"].items())
+        known = set(database)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidOption(f"{file} is not of the folder format: {error!r}") from error
-    known = set(database)
     for query in queries:
         unknown = (query.positives | query.junk) - known
         if unknown:

@@ -48,14 +48,11 @@ class CompactBilinear(nn.Module):
             self.register_buffer(name, values)
         # Made from the hashes once, not at every call; follows them when they are loaded.
         self.register_buffer("_buckets", self._pair_buckets(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda *_: self._refresh())
+        self.register_load_state_dict_post_hook(_follow_hashes)  # type: ignore[no-untyped-call]
 
     def _pair_buckets(self) -> Tensor:
         """(C C,) bucket of each pair of channels."""
         return (self.h1[:, None] + self.h2[None, :]).remainder(self.dim).reshape(-1)
-
-    def _refresh(self) -> None:
-        self._buckets = self._pair_buckets()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The raw sketch, neither rooted nor normalised.
@@ -79,3 +76,7 @@ class CompactBilinear(nn.Module):
         products = torch.bmm(left.transpose(1, 2), right)  # (B, C, C)
         sketch = x.new_zeros(batch, self.dim)
         return sketch.index_add_(1, self._buckets, products.reshape(batch, -1))
+
+
+def _follow_hashes(module: CompactBilinear, _: object) -> None:
+    module._buckets = module._pair_buckets()

@@ -1,0 +1,42 @@
+# `make run` starts the service, `make test` runs the tests, `make check` is what CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# faiss-gpu where an NVIDIA driver answers, faiss-cpu elsewhere; override with EXTRA=cpu or EXTRA=gpu.
+EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+
+.PHONY: run test check format clean
+
+run: $(VENV)/.installed-$(EXTRA)
+	$(BIN)/cooc serve
+
+test: $(VENV)/.installed-$(EXTRA)-dev
+	$(BIN)/pytest
+
+check: $(VENV)/.installed-$(EXTRA)-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(VENV)/.installed-$(EXTRA)-dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; run 'make PYTHON=python3.12 $(MAKECMDGOALS)' with yours"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-$(EXTRA): pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV) ($(EXTRA)); this takes a minute the first time"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRA)]'
+	@touch $@
+
+$(VENV)/.installed-$(EXTRA)-dev: pyproject.toml | $(VENV)/bin/pip
+	@echo "installing into $(VENV) ($(EXTRA), dev); this takes a minute the first time"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRA),dev]'
+	@touch $@ $(VENV)/.installed-$(EXTRA)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.settings import Settings
+from tests.drawing import encode, photo, scene, view
+
+SMALL: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "max_side": 128}
+
+
+def make_client(folder: Path, **settings: Any) -> TestClient:
+    return TestClient(create_app(Settings(data_dir=folder, **{**SMALL, **settings})))
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with make_client(tmp_path / "index") as client:
+        yield client
+
+
+def put(client: TestClient, image_id: str, data: bytes, **metadata: Any) -> Any:
+    return client.put(
+        f"/images/{image_id}", files={"image": data}, data={"metadata": json.dumps(metadata)}
+    )
+
+
+def search(client: TestClient, data: bytes, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/search", files={"image": data}, data=fields)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def finished(client: TestClient, answer: Any) -> dict[str, Any]:
+    """The job of a 202, once it has ended."""
+    assert answer.status_code == 202, answer.text
+    location = answer.headers["Location"]
+    for _ in range(600):
+        job: dict[str, Any] = client.get(location).json()
+        if job["state"] not in ("queued", "running"):
+            return job
+        time.sleep(0.05)
+    raise AssertionError(f"the job did not end: {job}")
+
+
+def add(client: TestClient, *files: tuple[str, bytes], **fields: str) -> dict[str, Any]:
+    uploads = [("files", file) for file in files]
+    return finished(client, client.post("/index/add", files=uploads, data=fields))
+
+
+def test_an_added_image_is_found_at_once_with_its_metadata(client: TestClient) -> None:
+    added = put(client, "beach/one.jpg", photo(1), place="beach")
+    assert added.status_code == 201
+    assert added.json()["metadata"] == {"place": "beach"}
+    answer = search(client, photo(1))
+    first = answer["results"][0]
+    assert (first["id"], first["rank"], first["match_type"]) == ("beach/one.jpg", 1, "exact")
+    assert first["score"] == 1.0
+    assert first["metadata"] == {"place": "beach"}
+    thumbnail = client.get(first["thumbnail_url"])
+    assert thumbnail.headers["content-type"] == "image/jpeg"
+    assert thumbnail.content[:2] == b"\xff\xd8"
+    assert answer["index"]["count"] == 1
+    assert set(answer["timing_ms"]) == {"decode", "describe", "search"}
+
+
+def test_putting_again_replaces_and_says_so(client: TestClient) -> None:
+    assert put(client, "a", photo(1)).status_code == 201
+    assert put(client, "a", photo(2)).status_code == 200
+    assert search(client, photo(2))["results"][0]["match_type"] == "exact"
+    assert [r["match_type"] for r in search(client, photo(1))["results"]] != ["exact"]
+
+
+def test_a_deleted_image_is_gone_at_once(client: TestClient) -> None:
+    put(client, "a/b", photo(1))
+    assert client.get("/images/a/b").json()["id"] == "a/b"
+    assert client.delete("/images/a/b").status_code == 204
+    assert search(client, photo(1))["results"] == []
+    for path in ("/images/a/b", "/images/a/b/thumbnail"):
+        assert client.get(path).status_code == 404
+    assert client.delete("/images/a/b").status_code == 404
+
+
+def test_search_by_stored_id_and_by_base64_agree_with_the_upload(client: TestClient) -> None:
+    for seed in range(5):
+        put(client, f"{seed}.jpg", photo(seed))
+    uploaded = search(client, photo(3))["results"]
+    by_id = client.post("/search", json={"query": {"id": "3.jpg"}}).json()["results"]
+    encoded = base64.b64encode(photo(3)).decode()
+    by_text = client.post("/search", json={"query": {"image_base64": encoded}}).json()["results"]
+    form = client.post("/search", files={"id": (None, "3.jpg")}).json()["results"]
+    assert uploaded == by_id == by_text == form
+    assert len(uploaded) == 5
+
+
+def test_options_limit_page_and_filter(client: TestClient) -> None:
+    for seed in range(8):
+        put(client, f"{seed}.jpg", photo(seed))
+    everything = [r["id"] for r in search(client, photo(0))["results"]]
+    pages = [
+        r["id"]
+        for offset in (0, 3, 6)
+        for r in search(client, photo(0), limit=3, offset=offset)["results"]
+    ]
+    assert pages == everything
+    others = search(client, photo(0), exclude_self=True)["results"]
+    assert [r["id"] for r in others] == everything[1:]
+    assert [r["rank"] for r in others] == list(range(1, 8))
+    bare = search(client, photo(0), include="", score_threshold=0.9999)["results"]
+    assert [(r["id"], r["metadata"], r["thumbnail_url"]) for r in bare] == [("0.jpg", None, None)]
+
+
+def test_bulk_add_reports_every_file_and_never_stops_at_one(client: TestClient) -> None:
+    job = add(
+        client,
+        ("good.jpg", photo(1)),
+        ("bad.jpg", b"this is text"),
+        ("same.jpg", photo(1)),
+        ("cut.jpg", photo(2)[:500]),
+        ("other.png", photo(3, kind="png")),
+        metadata='{"from": "test"}',
+    )
+    assert job["state"] == "partial"
+    assert job["progress"] == {
+        "total": 5,
+        "processed": 5,
+        "added": 2,
+        "replaced": 0,
+        "skipped": 1,
+        "failed": 2,
+    }
+    errors = client.get(f"/jobs/{job['id']}/errors").json()
+    assert {(e["name"], e["outcome"]) for e in errors["errors"]} == {
+        ("bad.jpg", "failed"),
+        ("same.jpg", "skipped"),
+        ("cut.jpg", "failed"),
+    }
+    assert client.get("/images/other.png").json()["metadata"] == {"from": "test"}
+    assert client.get("/jobs").json()["jobs"][0]["id"] == job["id"]
+
+
+def test_the_same_file_twice_is_stored_once(client: TestClient) -> None:
+    assert add(client, ("a.jpg", photo(1)))["progress"]["added"] == 1
+    assert add(client, ("b.jpg", photo(1)))["progress"]["skipped"] == 1
+    assert client.get("/admin/index").json()["count"] == 1
+
+
+def test_archives_are_taken_apart(client: TestClient) -> None:
+    zipped, tarred = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("shoes/red.jpg", photo(1))
+        archive.writestr("../../evil.jpg", photo(2))
+        archive.writestr("__MACOSX/._red.jpg", b"junk")
+        archive.writestr("notes.txt", b"not an image")
+    with tarfile.open(fileobj=tarred, mode="w:gz") as archive:
+        info = tarfile.TarInfo("hats/blue.jpg")
+        info.size = len(photo(3))
+        archive.addfile(info, io.BytesIO(photo(3)))
+    job = add(client, ("some.zip", zipped.getvalue()), ("more.tar.gz", tarred.getvalue()))
+    assert (job["progress"]["added"], job["progress"]["failed"]) == (3, 1)
+    for image_id in ("shoes/red.jpg", "evil.jpg", "hats/blue.jpg"):
+        assert client.get(f"/images/{image_id}").status_code == 200
+
+
+def test_a_damaged_archive_is_reported(client: TestClient) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.jpg", photo(1))
+        archive.writestr("b.jpg", photo(2))
+    damaged = bytearray(zipped.getvalue())
+    damaged[len(photo(1)) + 200] ^= 0xFF
+    job = add(client, ("some.zip", bytes(damaged)))
+    assert job["progress"]["added"] == 1
+    assert job["state"] == "partial"
+
+
+def test_build_reload_and_statistics(client: TestClient, tmp_path: Path) -> None:
+    add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(60)])
+    before = client.get("/admin/index").json()
+    assert (before["generation"], before["unfitted"], before["dim"]) == (0, 60, 8192)
+    job = finished(client, client.post("/admin/index/build"))
+    assert job["state"] == "succeeded"
+    assert job["result"]["generation"] == 1
+    after = client.get("/admin/index").json()
+    assert (after["generation"], after["unfitted"], after["projected"]) == (1, 0, True)
+    assert after["dim"] == 36
+    assert 0 < after["explained_variance"] <= 1
+    assert client.post("/admin/index/reload").json() == {"generation": 1, "count": 60}
+    for seed in range(60):
+        assert search(client, photo(seed))["results"][0]["id"] == f"{seed}.jpg"
+    assert (tmp_path / "index" / "CURRENT").read_text() == "1\n"
+
+
+def test_cropped_shrunk_recompressed_photos_are_found(client: TestClient) -> None:
+    """With a tiny untrained trunk, so not all of them; by chance it would be one of 40."""
+    add(client, *[(f"{seed}.png", photo(seed, kind="png")) for seed in range(40)])
+    found = [search(client, view(scene(seed)))["results"][0]["id"] for seed in range(40)]
+    assert sum(name == f"{seed}.png" for seed, name in enumerate(found)) >= 24
+
+
+def test_build_of_an_empty_index_says_what_to_do(client: TestClient) -> None:
+    answer = client.post("/admin/index/build")
+    assert answer.status_code == 409
+    assert "add images" in answer.json()["detail"]
+    answer = client.post("/admin/index/reload")
+    assert answer.status_code == 409
+    assert "build the index first" in answer.json()["detail"]
+
+
+def test_health_and_version(client: TestClient) -> None:
+    assert client.get("/livez").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ok"}
+    version = client.get("/version").json()
+    assert version["weights"]["trained"] is False
+    assert "untrained" in version["weights"]["notice"]
+    assert version["backbone"] == "squeezenet1_1"
+    assert len(version["fingerprint"]) == 64
+
+
+def test_the_page_and_the_documentation_are_served(client: TestClient) -> None:
+    assert "<html" in client.get("/").text
+    assert client.get("/docs").status_code == 200
+    paths = client.get("/openapi.json").json()["paths"]
+    for path in ("/search", "/index/add", "/admin/index/build", "/admin/index/reload"):
+        assert "post" in paths[path]
+
+
+def test_request_ids_are_echoed_or_made(client: TestClient) -> None:
+    assert (
+        client.get("/livez", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
+    )
+    odd = client.get("/livez", headers={"X-Request-ID": 'a"<b>'}).headers["X-Request-ID"]
+    assert len(odd) == 32
+
+
+def test_an_unknown_job_is_404(client: TestClient) -> None:
+    for call in (client.get, client.delete):
+        assert call("/jobs/nothing").status_code == 404
+    assert client.get("/jobs/nothing/errors").status_code == 404
+
+
+def test_a_job_can_be_cancelled_and_keeps_what_it_added(client: TestClient) -> None:
+    uploads = [("files", (f"{seed}.jpg", photo(seed))) for seed in range(200)]
+    answer = client.post("/index/add", files=uploads)
+    assert client.delete(answer.headers["Location"]).status_code == 202
+    job = finished(client, answer)
+    assert job["state"] == "cancelled"
+    time.sleep(1.0)  # the images at hand are finished
+    count = client.get("/admin/index").json()["count"]
+    assert count < 200
+    assert client.get(answer.headers["Location"]).json()["progress"]["added"] == count
+
+
+def test_a_restart_keeps_everything(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with make_client(folder) as client:
+        add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(55)])
+        finished(client, client.post("/admin/index/build"))
+        put(client, "later", photo(99))
+        client.delete("/images/0.jpg")
+        before = [search(client, photo(seed))["results"] for seed in (1, 99)]
+    with make_client(folder) as client:
+        assert [search(client, photo(seed))["results"] for seed in (1, 99)] == before
+        assert client.get("/admin/index").json()["count"] == 55
+        assert client.get("/images/0.jpg").status_code == 404
+        assert len(client.get("/jobs").json()["jobs"]) == 2
+
+
+def test_an_index_keeps_its_own_recipe(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with make_client(folder) as client:
+        put(client, "a", photo(1))
+        fingerprint = client.get("/version").json()["fingerprint"]
+    # Started without any wish, it does as before.
+    with TestClient(create_app(Settings(data_dir=folder))) as client:
+        assert client.get("/version").json()["fingerprint"] == fingerprint
+        assert search(client, photo(1))["results"][0]["id"] == "a"
+
+
+def test_an_index_of_another_recipe_is_refused_with_409_everywhere(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with make_client(folder) as client:
+        put(client, "a", photo(1))
+    with make_client(folder, pooling="gem") as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/version").status_code == 200
+        for answer in (
+            client.get("/readyz"),
+            client.post("/search", files={"image": photo(1)}),
+            put(client, "b", photo(2)),
+            client.post("/admin/index/build"),
+        ):
+            assert answer.status_code == 409
+            assert "pooling is cbp_ac, not gem" in answer.json()["detail"]
+
+
+def test_behind_a_prefix_addresses_carry_it(tmp_path: Path) -> None:
+    app = create_app(Settings(data_dir=tmp_path / "index", **SMALL))
+    with TestClient(app, root_path="/find") as client:
+        put(client, "a b/ü.jpg", photo(1))
+        url = search(client, photo(1))["results"][0]["thumbnail_url"]
+        assert url == "/find/images/a%20b/%C3%BC.jpg/thumbnail"
+        assert client.get(url).status_code == 200
+
+
+def test_expansion_is_reported(client: TestClient) -> None:
+    add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(12)])
+    answer = search(client, photo(1), query_expansion="auto")
+    assert answer["query_expansion"] == {"method": "auto", "neighbours": 0}
+
+
+def test_large_photos_keep_their_size_in_the_record(client: TestClient) -> None:
+    put(client, "big", encode(scene(5, (900, 400))))
+    record = client.get("/images/big").json()
+    assert (record["width"], record["height"], record["format"]) == (900, 400, "JPEG")

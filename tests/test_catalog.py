@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.catalog import READ_CHUNK, Catalog, stored_descriptor
+from engine.errors import CorruptIndex, UnknownImage
+from tests.stored import RECIPE, an_image, other_recipe, unit_vectors
+
+IDS = [
+    "plain.jpg",
+    "Straße/Ünïcode.jpg",
+    "写真/東京タワー.png",
+    "фото.jpg",
+    "صورة.jpg",
+    "ภาพ.webp",
+    "🦉/👩‍👧.gif",
+    "it's; DROP TABLE images --",
+    "a b%2Fc?d#e",
+    "e\u0301 is not \u00e9",
+    "\u00e9 is not e\u0301",
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.sqlite"
+
+
+@pytest.fixture
+def catalog(path: Path) -> Any:
+    with closing(Catalog(path)) as opened:
+        yield opened
+
+
+def look(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What another program reads from the file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("image_id", IDS)
+def test_ids_of_any_script_come_back(catalog: Catalog, image_id: str) -> None:
+    catalog.put([an_image("another", seed=1), an_image(image_id, seed=2)])
+    assert catalog.has(image_id)
+    assert catalog.get(image_id).id == image_id
+    assert catalog.thumbnail(image_id) == b"thumbnail 2"
+    catalog.delete(image_id)
+    assert not catalog.has(image_id)
+    assert catalog.has("another")
+
+
+def test_a_record_says_what_was_put(catalog: Catalog) -> None:
+    before = datetime.now(UTC).isoformat(timespec="milliseconds")
+    metadata = {"price": 3.5, "tags": ["a", "ü"], "nested": {"none": None}}
+    image = an_image("a", width=640, height=480, format="PNG", metadata=metadata)
+    (row,), replaced = catalog.put([image])
+    record = catalog.get("a")
+    assert replaced == []
+    assert (record.row, record.id, record.digest) == (row, "a", image.digest)
+    assert (record.width, record.height, record.format) == (640, 480, "PNG")
+    assert record.metadata == metadata
+    assert before <= record.created_at <= datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def test_another_program_reads_what_was_put(catalog: Catalog, path: Path) -> None:
+    image = an_image("a", seed=5)
+    (row,), _ = catalog.put([image])
+    assert look(path, "SELECT row, id, digest FROM images") == [(row, "a", image.digest)]
+    assert look(path, "SELECT row, jpeg FROM thumbnails") == [(row, b"thumbnail 5")]
+    ((found, blob),) = look(path, "SELECT row, vector FROM descriptors")
+    assert found == row
+    np.testing.assert_array_equal(
+        np.frombuffer(blob, np.float16), image.descriptor.astype(np.float16)
+    )
+
+
+def test_putting_a_known_id_replaces_it_under_a_new_row(catalog: Catalog, path: Path) -> None:
+    (old, kept), _ = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    (new,), replaced = catalog.put([an_image("a", seed=3)])
+    assert replaced == [old]
+    assert new > kept > old
+    assert catalog.get("a").digest == an_image("a", seed=3).digest
+    assert catalog.thumbnail("a") == b"thumbnail 3"
+    assert catalog.count() == 2
+    for table in ("images", "descriptors", "thumbnails"):
+        assert look(path, f"SELECT row FROM {table} ORDER BY row") == [(kept,), (new,)]
+
+
+def test_deleting_leaves_no_blob_behind(catalog: Catalog, path: Path) -> None:
+    (first, second), _ = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    assert catalog.delete("a") == first
+    for table in ("images", "descriptors", "thumbnails"):
+        assert look(path, f"SELECT row FROM {table}") == [(second,)]
+
+
+def test_a_row_number_is_never_used_twice(path: Path) -> None:
+    used: list[int] = []
+    for attempt in range(4):
+        with closing(Catalog(path)) as catalog:
+            rows, _ = catalog.put([an_image(f"{attempt}", seed=attempt), an_image("newest")])
+            used += rows
+            catalog.delete("newest")
+            # Without this the newest row would be a lower one after the reopening.
+            if attempt % 2:
+                catalog.delete(f"{attempt}")
+    assert used == sorted(set(used))
+
+
+def test_rows_are_not_reused_after_everything_was_deleted(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        rows, _ = catalog.put([an_image(str(n), seed=n) for n in range(5)])
+        for n in range(5):
+            catalog.delete(str(n))
+        assert catalog.count() == 0
+    with closing(Catalog(path)) as catalog:
+        (row,), _ = catalog.put([an_image("again")])
+    assert row > max(rows)
+
+
+def test_a_put_that_fails_half_way_changes_nothing(catalog: Catalog, path: Path) -> None:
+    catalog.put([an_image("a", seed=1)])
+    before = look(path, "SELECT * FROM images")
+    # Its metadata cannot be written as JSON, which shows after the first image was inserted.
+    bad = an_image("c", seed=4, metadata={"not json": object()})
+    with pytest.raises(TypeError):
+        catalog.put([an_image("a", seed=2), an_image("b", seed=3), bad])
+    assert look(path, "SELECT * FROM images") == before
+    assert catalog.thumbnail("a") == b"thumbnail 1"
+    assert not catalog.has("b")
+    rows, replaced = catalog.put([an_image("b", seed=3)])
+    assert len(rows) == 1 and replaced == []
+
+
+def test_no_reader_sees_a_replaced_image_missing(catalog: Catalog, path: Path) -> None:
+    catalog.put([an_image("a")])
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def watch() -> None:
+        with closing(sqlite3.connect(path)) as connection:
+            while not stop.is_set():
+                (count,) = connection.execute("SELECT count(*) FROM images").fetchone()
+                seen.append(count)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        for seed in range(40):
+            catalog.put([an_image("a", seed=seed)])
+    finally:
+        stop.set()
+        thread.join()
+    assert seen and set(seen) == {1}
+
+
+def test_an_id_given_twice_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(ValueError, match=r"twice.*'a'"):
+        catalog.put([an_image("a", seed=1), an_image("a", seed=2)])
+    assert catalog.count() == 0
+
+
+def test_unknown_ids_are_named(catalog: Catalog) -> None:
+    for ask in (catalog.get, catalog.thumbnail, catalog.delete):
+        with pytest.raises(UnknownImage, match="'nobody'"):
+            ask("nobody")
+    assert not catalog.has("nobody")
+    assert catalog.by_digest("nothing") == []
+    assert catalog.by_rows([1, 2]) == {}
+    assert list(catalog.descriptors([1, 2])) == []
+
+
+def test_half_precision_keeps_the_direction_of_a_descriptor(catalog: Catalog) -> None:
+    # As long as ours are, and as sparse: the smallest entries are where float16 is coarse.
+    vectors = unit_vectors(8, 8192) ** 3
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    images = [an_image(str(n), seed=n, descriptor=vector) for n, vector in enumerate(vectors)]
+    rows, _ = catalog.put(images)
+    ((found, stored),) = catalog.descriptors(rows)
+    assert found.tolist() == rows
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, stored_descriptor(vectors))
+    exact, kept = vectors.astype(np.float64), stored.astype(np.float64)
+    cosines = (exact * kept).sum(axis=1) / np.linalg.norm(kept, axis=1)
+    assert cosines.min() > 0.999999
+
+
+def test_more_descriptors_than_one_chunk_come_in_order(catalog: Catalog) -> None:
+    count = 2 * READ_CHUNK + 7
+    vectors = unit_vectors(count, 4)
+    rows, _ = catalog.put(
+        [an_image(str(n), seed=n, descriptor=vector) for n, vector in enumerate(vectors)]
+    )
+    catalog.delete("5")
+    chunks = list(catalog.descriptors(rows))
+    assert [len(found) for found, _ in chunks] == [READ_CHUNK - 1, READ_CHUNK, 7]
+    kept = [n for n in range(count) if n != 5]
+    assert np.concatenate([found for found, _ in chunks]).tolist() == [rows[n] for n in kept]
+    np.testing.assert_array_equal(
+        np.concatenate([found for _, found in chunks]), stored_descriptor(vectors[kept])
+    )
+    assert catalog.live_rows().tolist() == [rows[n] for n in kept]
+    assert set(catalog.by_rows(rows)) == {rows[n] for n in kept}
+
+
+def test_same_bytes_under_several_ids_are_listed_oldest_first(catalog: Catalog) -> None:
+    catalog.put([an_image("z", seed=1), an_image("other", seed=2)])
+    catalog.put([an_image("a", seed=1)])
+    digest = an_image("a", seed=1).digest
+    assert [record.id for record in catalog.by_digest(digest)] == ["z", "a"]
+    catalog.put([an_image("z", seed=1)])
+    assert [record.id for record in catalog.by_digest(digest)] == ["a", "z"]
+
+
+def test_the_recipe_is_remembered(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        assert catalog.recipe() is None
+        catalog.set_recipe(other_recipe(max_side=64))
+        catalog.set_recipe(RECIPE)
+    with closing(Catalog(path)) as catalog:
+        assert catalog.recipe() == RECIPE
+
+
+def test_every_connection_writes_through_to_the_disk(catalog: Catalog) -> None:
+    with catalog._engine.connect() as one, catalog._engine.connect() as two:
+        for connection in (one, two):
+            answers = {
+                name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            }
+            assert answers == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+PUT_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from engine.catalog import Catalog
+from tests.stored import an_image
+catalog = Catalog(Path(sys.argv[1]))
+catalog.put([an_image("before")])
+rows, replaced = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+sys.stdout.write(f"{rows}\\n")
+sys.stdout.flush()
+time.sleep(60)
+"""
+
+
+def test_what_was_put_is_there_after_the_process_was_killed(path: Path) -> None:
+    command = [sys.executable, "-c", PUT_AND_WAIT, str(path)]
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        answer = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    with closing(Catalog(path)) as catalog:
+        assert answer == f"{[catalog.get('a').row, catalog.get('b').row]}\n"
+        ((_, vectors),) = catalog.descriptors([catalog.get("b").row])
+        np.testing.assert_array_equal(vectors[0], stored_descriptor(unit_vectors(1, seed=2)[0]))
+        assert catalog.check() == []
+
+
+HALF_A_PUT = """
+import os, sys
+from pathlib import Path
+from engine.catalog import Catalog
+from tests.stored import an_image
+catalog = Catalog(Path(sys.argv[1]))
+insert, calls = catalog._insert, []
+def dying(connection, image):
+    calls.append(insert(connection, image))
+    if len(calls) == 2:
+        os.kill(os.getpid(), 9)
+    return calls[-1]
+catalog._insert = dying
+catalog.put([an_image(name, seed=9) for name in ("a", "b", "c")])
+"""
+
+
+def test_a_put_cut_off_by_a_kill_leaves_the_old_images(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        rows, _ = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", HALF_A_PUT, str(path)], cwd=root)
+    assert done.returncode == -signal.SIGKILL
+    with closing(Catalog(path)) as catalog:
+        assert [catalog.get("a").row, catalog.get("b").row] == rows
+        assert catalog.thumbnail("a") == b"thumbnail 1"
+        assert not catalog.has("c")
+
+
+def test_threads_may_write_and_read_at_once(catalog: Catalog) -> None:
+    failures: list[Exception] = []
+
+    def work(worker: int) -> None:
+        try:
+            for n in range(10):
+                catalog.put([an_image(f"{worker}/{n}", seed=n), an_image("shared", seed=worker)])
+                catalog.by_digest(an_image("", seed=n).digest)
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert catalog.count() == 41
+
+
+def test_a_file_that_is_no_database_is_corrupt(path: Path) -> None:
+    path.write_bytes(b"this is no database, " * 1000)
+    with pytest.raises(CorruptIndex, match=r"catalog.sqlite is damaged.*backup"):
+        Catalog(path)
+
+
+def test_a_damaged_page_is_corrupt(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        catalog.put([an_image(str(n), seed=n) for n in range(300)])
+        assert catalog.check() == []
+    content = bytearray(path.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with pytest.raises(CorruptIndex, match="damaged"), closing(Catalog(path)) as catalog:
+        for n in range(300):
+            catalog.get(str(n))
+
+
+def test_the_check_notices_missing_descriptors(catalog: Catalog, path: Path) -> None:
+    (row, _), _ = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM descriptors WHERE row = ?", [row])
+        connection.commit()
+    assert catalog.check() == ["catalog.sqlite: 1 images have no descriptor"]
+
+
+def test_a_cut_off_descriptor_is_corrupt(catalog: Catalog, path: Path) -> None:
+    rows, _ = catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    for length in (2, 3):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(
+                "UPDATE descriptors SET vector = ? WHERE row = ?", [bytes(length), rows[0]]
+            )
+            connection.commit()
+        with pytest.raises(CorruptIndex, match="descriptor"):
+            list(catalog.descriptors(rows))
+
+
+def test_another_schema_version_is_refused_and_left_alone(path: Path) -> None:
+    Catalog(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+        connection.execute("DROP TABLE thumbnails")
+        connection.commit()
+    with pytest.raises(CorruptIndex, match=r"schema version 99; this program reads 1"):
+        Catalog(path)
+    tables = {name for (name,) in look(path, "SELECT name FROM sqlite_master WHERE type='table'")}
+    assert "thumbnails" not in tables
