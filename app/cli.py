@@ -55,7 +55,7 @@ def serve(
     """Start the service and its page."""
     import uvicorn
 
-    from app.main import create_app
+    from app.main import create_app, start
 
     settings = load_settings(
         host=host,
@@ -73,8 +73,12 @@ def serve(
     console.log_to_stderr()
     _check_port(settings)
     console.err.print(f"starting the service at [bold]{settings.url}[/] (Ctrl+C stops it)")
+    service = create_app(settings)
+    # Before the server runs: what keeps it from starting becomes one line, not a traceback.
+    with console.late_progress_bar("downloading weights") as report:
+        start(service.state.cooc, report)
     config = uvicorn.Config(
-        create_app(settings),
+        service,
         host=settings.host,
         port=settings.port,
         root_path=settings.root_path,

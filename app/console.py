@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -74,3 +74,17 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
         bar = Bar(progress, label)
         bar.update(0, total)
         yield bar
+
+
+@contextmanager
+def late_progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """For work that may not be needed: the bar appears at the first report."""
+    with ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def update(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar(label, total)))
+            bars[0].update(done, total)
+
+        yield update

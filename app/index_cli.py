@@ -205,15 +205,20 @@ def stats(
 def verify(data_dir: options.DataDir = None, json: options.Json = False) -> None:
     """Check catalog, generation files, vectors and a sample of self-searches."""
     from app.session import session
+    from engine.generations import Generations
 
     settings = load_settings(data_dir=data_dir)
+    # Before opening, which replaces a damaged generation by one made from the catalog.
+    generations = Generations(settings.data_dir)
+    current = generations.current()
+    problems = generations.verify(current) if current is not None else []
     with session(settings, None) as target:
         if target.client is not None:
             raise ServiceProblem(
                 f"the service at {target.client.url} holds this index; stop it to verify the files"
             )
         with console.progress_bar("verifying") as bar:
-            problems = target.searcher.verify(bar.update)
+            problems += target.searcher.verify(bar.update)
     if json:
         console.print_json({"problems": problems, "ok": not problems})
     elif problems:

@@ -22,6 +22,7 @@ from app.routes import admin, health, images, index, jobs, search
 from app.schemas import ProblemOut
 from app.settings import Settings
 from app.spool import Spool
+from engine.backbones.weights import Progress
 from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(_start, state)
+        if state.service is None and state.failure is None:
+            await run_in_threadpool(start, state)
         try:
             yield
         finally:
@@ -84,10 +86,15 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _start(state: State) -> None:
+def start(state: State, progress: Progress | None = None) -> None:
+    """Build the working parts; the lifespan does so unless it was done before.
+
+    Raises: what keeps a service from existing at all, such as DataFolderInUse or InvalidOption.
+        An index that cannot be used is kept in `state.failure` instead.
+    """
     settings = state.settings
     try:
-        opened = open_searcher(settings, url=settings.url)
+        opened = open_searcher(settings, url=settings.url, progress=progress)
     # The service answers, with the reason on every address, so that an operator can read it.
     except (IndexMismatch, CorruptIndex, WeightsUnavailable) as error:
         log.error("the index cannot be used: %s", error)

@@ -38,7 +38,8 @@ def session(settings: Settings, url: str | None) -> Iterator[Target]:
         return
     console.log_to_stderr()
     try:
-        opened = open_searcher(settings)
+        with console.late_progress_bar("downloading weights") as report:
+            opened = open_searcher(settings, progress=report)
     except DataFolderInUse as error:
         if error.url is None:
             raise

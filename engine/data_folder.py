@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import DataFolderInUse
@@ -29,24 +30,31 @@ class DataFolder:
         except BlockingIOError as error:
             self._file.close()
             raise _in_use(path) from error
-        with storage_errors(path):
-            self._file.truncate(0)
-            self._file.write(json.dumps({"pid": os.getpid(), "url": url}))
-            self._file.flush()
+        try:
+            with storage_errors(path):
+                self._file.truncate(0)
+                self._file.write(json.dumps({"pid": os.getpid(), "url": url}))
+                self._file.flush()
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
-        self._file.close()
+        # Closing flushes first, which fails once more on a full disk; the lock goes all the same.
+        with suppress(OSError):
+            self._file.close()
 
 
 def _in_use(path: Path) -> DataFolderInUse:
     try:
         owner = json.loads((path / "owner.lock").read_text())
-    except (OSError, ValueError):
-        owner = {}
-    pid, url = owner.get("pid"), owner.get("url")
+        pid, url = owner["pid"], owner["url"]
+    except (OSError, ValueError, TypeError, KeyError):  # the owner has not written it yet
+        pid = url = None
+    who = "another process" if pid is None else f"process {pid}"
     where = f" of the service at {url}" if url else ""
     return DataFolderInUse(
-        f"the data folder {path} is in use by process {pid}{where}; "
+        f"the data folder {path} is in use by {who}{where}; "
         "stop it or choose another folder with --data-dir",
         pid=pid,
         url=url,

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
 from engine.postprocess import MAX_FIT_IMAGES, PCAProjection
@@ -58,11 +58,26 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
+        """Raises CorruptIndex if the file is missing or not what `write` wrote."""
+        path = folder / MANIFEST
         try:
-            content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-            return cls(**content)
-        except (OSError, ValueError, TypeError) as error:
-            raise CorruptIndex(f"{folder / MANIFEST} cannot be read: {error}") from error
+            content: dict[str, Any] = json.loads(path.read_bytes())
+            expected = content.pop("sha256")
+            manifest = cls(**content)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise CorruptIndex(f"{path} cannot be read: {error!r}") from error
+        if manifest._sha256() != expected:
+            raise CorruptIndex(f"{path} does not have the content that was written")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        content = {**asdict(self), "sha256": self._sha256()}
+        (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
+
+    def _sha256(self) -> str:
+        """Over the entries, as the manifest itself is in no list of checksums."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -85,15 +100,15 @@ class Generations:
         """All complete generations, ascending."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def current(self) -> int | None:
         """The number that CURRENT names; None before the first build."""
         try:
-            text = self.current_file.read_text().strip()
+            text = self.current_file.read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
-        if not text.isdigit():
+        if not text.isdecimal():
             raise CorruptIndex(f"{self.current_file} holds {text[:20]!r}, not a number")
         return int(text)
 
@@ -191,11 +206,12 @@ class Generations:
         if len(rows) < MIN_FIT_IMAGES:
             return None
         step = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_IMAGES)).astype(int)
-        sample = np.concatenate([vectors for _, vectors in read(rows[step])])
+        chunks = [vectors for _, vectors in read(rows[step])]
+        if not chunks:  # all of them were deleted meanwhile
+            return None
+        sample = torch.from_numpy(np.concatenate(chunks))
         try:
-            return PCAProjection.fit(
-                torch.from_numpy(sample), recipe.projection_dim, recipe.projection_power
-            )
+            return PCAProjection.fit(sample, recipe.projection_dim, recipe.projection_power)
         except ValueError as error:
             log.warning("no projection was fitted: %s", error)
             return None
@@ -209,10 +225,11 @@ class Generations:
         partial.mkdir()
         try:
             index.save(partial / VECTORS)
-            save_file(projection.tensors() if projection else {}, partial / PROJECTION)
+            # Not `save_file`: it hides the error of a full disk in one of its own.
+            (partial / PROJECTION).write_bytes(save(projection.tensors() if projection else {}))
             files = {name: _digest(partial / name) for name in (VECTORS, PROJECTION)}
-            manifest = Manifest(**{**asdict(manifest), "files": files})
-            (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+            manifest = replace(manifest, files=files)
+            manifest.write(partial)
             for name in (VECTORS, PROJECTION, MANIFEST):
                 fsync_file(partial / name)
             fsync_folder(partial)

@@ -120,21 +120,26 @@ def decode(
     format_name = "JPEG" if image.format == "MPO" else image.format or "?"
     try:
         # Before any load: lets the JPEG decoder skip detail that resizing would throw away.
-        if box is None:
+        # Not for HEIC, where it would take a thumbnail from the file instead of the image.
+        if box is None and format_name == "JPEG":
             image.draft("RGB", (max_side, max_side))
         image.load()
         # Transposed before resizing, so that all eight orientations give the same pixels.
         orientation = _orientation(image)
         upright = _upright(image, orientation)
-        shown = upright if box is None else _cut(upright, box)
-        target = max_side if box is None else _scaled(max_side, shown, upright)
-        pixels = np.asarray(_resize(_to_rgb(shown), target))
+        if orientation >= 5:
+            width, height = height, width
+        if box is None:
+            # From the size in the file: that of a reduced JPEG is rounded up.
+            shown, size = upright, _fitted((width, height), max_side)
+        else:
+            shown = _cut(upright, box)
+            size = _fitted(shown.size, _scaled(max_side, shown, upright))
+        pixels = np.asarray(_resize(_to_rgb(shown), size))
     except _DECODER_ERRORS as error:
         raise BadImage(f"the {format_name} image is damaged: {error}") from error
     except MemoryError as error:
         raise BadImage(f"the {format_name} image cannot be decoded: {error!r}") from error
-    if orientation >= 5:
-        width, height = height, width
     return DecodedImage(pixels, width, height, format_name, digest(data))
 
 
@@ -143,7 +148,8 @@ def encode_thumbnail(pixels: Pixels, *, side: int = 256) -> bytes:
     if side < 1:
         raise InvalidOption(f"thumbnail side is {side}; it must be at least 1")
     out = io.BytesIO()
-    _resize(Image.fromarray(pixels), side).save(out, "JPEG", quality=85)
+    image = Image.fromarray(pixels)
+    _resize(image, _fitted(image.size, side)).save(out, "JPEG", quality=85)
     return out.getvalue()
 
 
@@ -169,12 +175,19 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if any(_begins_as(data, name) for name in formats):
+            raise BadImage("the image header is damaged or cut off") from error
         raise UnsupportedImage(
             f"not an image of a known format; accepted are {', '.join(FORMATS)} and HEIC"
         ) from error
     # A header that names a known format but is damaged.
     except _DECODER_ERRORS as error:
         raise BadImage(f"the image header is damaged: {error}") from error
+
+
+def _begins_as(data: bytes, format_name: str) -> bool:
+    _, accepts = Image.OPEN[format_name]
+    return accepts is not None and bool(accepts(data[:16]))
 
 
 def _register_heif() -> None:
@@ -248,9 +261,11 @@ def _scaled(max_side: int, part: Image.Image, whole: Image.Image) -> int:
     return max(MIN_SIDE, round(max_side * max(part.size) / max(whole.size)))
 
 
-def _resize(image: Image.Image, max_side: int) -> Image.Image:
-    longest = max(image.size)
-    if longest <= max_side:
-        return image
-    width, height = (max(1, round(side * max_side / longest)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+def _fitted(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """`size`, scaled down so that its longest side is at most `max_side`."""
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

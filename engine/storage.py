@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
@@ -15,10 +15,10 @@ from engine.errors import StorageFull, StorageReadOnly
 
 @contextmanager
 def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn what SQLite, FAISS and the file system say about a bad disk into our own errors."""
+    """Turn what SQLite and the file system say about a bad disk into our own errors."""
     try:
         yield
-    except (OSError, OperationalError, RuntimeError) as error:
+    except (OSError, OperationalError) as error:
         kind = _kind(error)
         if kind is StorageFull:
             raise StorageFull(
@@ -38,8 +38,11 @@ def _kind(error: Exception) -> type[StorageFull] | type[StorageReadOnly] | None:
             return StorageFull
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return StorageReadOnly
+    if isinstance(error, OperationalError):
+        # SQLite could not grow the shared memory file beside its log.
+        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
+            return StorageFull
     text = str(error).lower()
-    # FAISS reports a failed write as a RuntimeError with the text of errno.
     if "disk is full" in text or "no space left" in text or "disk quota" in text:
         return StorageFull
     if "readonly database" in text or "read-only file system" in text:
@@ -67,9 +70,14 @@ def fsync_file(path: Path) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` in one step; a crash leaves either the old or the new content."""
     partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)

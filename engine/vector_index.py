@@ -52,25 +52,36 @@ class VectorIndex:
     def search(self, query: Vectors, k: int) -> tuple[Rows, Vectors]:
         """Row numbers and inner products of the `k` best for a (D,) query, best first.
 
-        Fewer if the index holds fewer. Equal scores are ordered by row number.
+        Fewer if the index holds fewer. Equal scores are ordered by row number, so that a longer
+        answer begins with the shorter one.
         """
         if query.shape != (self.dim,):
             raise ValueError(f"query has shape {query.shape}; expected ({self.dim},)")
+        queries = np.ascontiguousarray(query[None], np.float32)
         with self._lock.reading():
-            k = min(k, self._index.ntotal)
-            if k < 1:
+            count = self._index.ntotal
+            if min(k, count) < 1:
                 return np.empty(0, np.int64), np.empty(0, np.float32)
-            scores, rows = self._index.search(np.ascontiguousarray(query[None], np.float32), k)
-        order = np.lexsort((rows[0], -scores[0]))
+            wanted = k + 1
+            while True:
+                scores, rows = self._index.search(queries, min(wanted, count))
+                # Which of several equal ones FAISS leaves out is chance: let it leave out none.
+                if wanted >= count or scores[0, -1] < scores[0, k - 1]:
+                    break
+                wanted *= 4
+        order = np.lexsort((rows[0], -scores[0]))[:k]
         return rows[0][order], scores[0][order]
 
     def vectors(self, rows: Rows) -> Vectors:
         """The stored vectors of `rows`, (N, D). Raises KeyError for an absent row."""
+        found = np.empty((len(rows), self.dim), np.float32)
         with self._lock.reading():
             try:
-                return np.stack([self._index.reconstruct(int(row)) for row in rows])
+                for position, row in enumerate(rows.tolist()):
+                    self._index.reconstruct(row, found[position])
             except RuntimeError as error:
                 raise KeyError(f"rows {rows.tolist()} are not all indexed") from error
+        return found
 
     def rows(self) -> Rows:
         """All row numbers, in no particular order."""
@@ -78,8 +89,10 @@ class VectorIndex:
             return np.array(faiss.vector_to_array(self._index.id_map), np.int64)
 
     def save(self, path: Path) -> None:
-        with self._lock.reading():
-            faiss.write_index(self._index, str(path))
+        """Raises OSError if the file cannot be written whole."""
+        with path.open("wb") as file, self._lock.reading():
+            # Not by name: FAISS only prints a failure of closing, when its last bytes are written.
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write, 1 << 20))
 
     @classmethod
     def load(cls, path: Path, dim: int) -> VectorIndex:
@@ -89,8 +102,14 @@ class VectorIndex:
             loaded = faiss.read_index(str(path))
         except RuntimeError as error:
             raise CorruptIndex(f"{path} cannot be read: {error}") from error
-        if not isinstance(loaded, faiss.IndexIDMap2) or loaded.d != dim:
-            raise CorruptIndex(f"{path} is not an index of {dim} dimensions with row numbers")
+        if (
+            not isinstance(loaded, faiss.IndexIDMap2)
+            or loaded.d != dim
+            or loaded.metric_type != faiss.METRIC_INNER_PRODUCT
+        ):
+            raise CorruptIndex(
+                f"{path} is not an index of inner products in {dim} dimensions with row numbers"
+            )
         index._index = loaded
         return index
 

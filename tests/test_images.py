@@ -261,7 +261,7 @@ def stored(upright: Pixels, orientation: int, kind: str, **options: Any) -> byte
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     image = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
-    return encode(image, kind, exif=exif, **options)
+    return encode(image, kind, exif=exif.tobytes(), **options)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -301,24 +301,19 @@ def test_an_almost_square_photo_keeps_its_width_and_height(size: tuple[int, int]
 
 def test_an_orientation_beside_an_entry_that_cannot_be_rewritten_is_applied() -> None:
     upright = array(scene(3, (150, 110)))
-    data = bytearray(stored(upright, 6, "PNG"))
-    # One entry more whose declared count, 2, does not fit the single value of its type.
-    entry = struct.pack(">HHI4s", ORIENTATION, 3, 1, b"\0\6\0\0")
-    at = data.index(b"MM\0*\0\0\0\x08\0\x01" + entry)
-    ifd = b"MM\0*\0\0\0\x08\0\x02" + entry + struct.pack(">HHI4s", 0x0213, 5, 1, b"\0\0\xff\xff")
-    chunk = b"eXIf" + ifd + b"\0\0\0\0"
-    start = at - 8
-    length = struct.unpack(">I", data[start : start + 4])[0]
-    data[start : start + 12 + length] = (
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    # The width is given as the fraction 1/2, where only whole numbers can be written.
+    entries = struct.pack(">HHHII", 2, 0x0100, 5, 1, 38) + struct.pack(
+        ">HHIHH", ORIENTATION, 3, 1, 6, 0
     )
-    assert np.array_equal(whole(bytes(data)).pixels, upright)
+    exif = b"MM\0*\0\0\0\x08" + entries + struct.pack(">III", 0, 1, 2)
+    image = Image.fromarray(np.ascontiguousarray(STORED[6](upright)))
+    assert np.array_equal(whole(encode(image, "PNG", exif=exif)).pixels, upright)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_exif_does_not_make_an_image_unusable() -> None:
     drawn = scene(1)
-    data = encode(drawn, "JPEG", exif=b"Exif\0\0" + b"II*\0" + b"\xff" * 40)
+    data = encode(drawn, "JPEG", quality=95, exif=b"Exif\0\0nothing of the kind")
     assert mean_difference(whole(data).pixels, array(drawn)) < 6
 
 
@@ -353,6 +348,14 @@ def test_a_large_jpeg_is_not_decoded_at_its_full_size() -> None:
         decoded = decode(data, max_side=300)
     assert seen == [(500, 500)]  # an eighth: the smallest scale of the decoder that is enough
     assert decoded.pixels.shape == (300, 300, 3)
+
+
+def test_a_thumbnail_inside_a_heic_file_is_not_taken_for_the_image() -> None:
+    drawn = scene(5, (400, 300))
+    plain = decode(encode(drawn, "HEIF", quality=90), max_side=100)
+    with_thumbnail = encode(drawn, "HEIF", quality=90, thumbnails=[200])
+    assert len(Image.open(io.BytesIO(with_thumbnail)).info["thumbnails"]) == 1
+    assert np.array_equal(decode(with_thumbnail, max_side=100).pixels, plain.pixels)
 
 
 @pytest.mark.parametrize("size", [(20, 17), (100, 40), (128, 128)])
@@ -447,23 +450,23 @@ def test_an_empty_file_is_refused() -> None:
         whole(b"")
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of many kinds of damage
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "HEIF"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_truncated_file_is_bad(kind: str, share: float) -> None:
     options = {"compression": "tiff_lzw"} if kind == "TIFF" else {}
     data = encode(scene(1), kind, **options)
-    # A TIFF whose directory at the end is gone cannot be told from any other data.
-    expected = (BadImage, UnsupportedImage) if kind in ("TIFF", "HEIF", "WEBP") else BadImage
-    with pytest.raises(expected):
+    with pytest.raises(BadImage, match="damaged"):
         whole(data[: int(len(data) * share)])
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
 def test_a_signature_without_an_image_is_refused(kind: str) -> None:
     data = encode(scene(1), kind)
-    with pytest.raises((BadImage, UnsupportedImage)):
+    with pytest.raises(BadImage, match="damaged"):
         whole(data[:8] + b"\xff" * 400)
-    with pytest.raises((BadImage, UnsupportedImage)):
+    with pytest.raises(BadImage, match="damaged"):
         whole(data[:12])
 
 
@@ -557,7 +560,7 @@ def test_a_box_beyond_the_borders_ends_at_them() -> None:
     ids=["right of it", "left of it", "too thin", "upside down"],
 )
 def test_a_box_that_leaves_nothing_is_bad(box: tuple[float, float, float, float]) -> None:
-    with pytest.raises(BadImage, match="leaves less than 16 pixels .* of 160 x 120"):
+    with pytest.raises(BadImage, match=r"leaves less than 16 pixels .* of 160 x 120"):
         decode(photo(1), max_side=64, box=box)
 
 

@@ -37,7 +37,9 @@ def untrained_state(backbone: str, seed: int = 0) -> dict[str, Tensor]:
             filters = draw.standard_normal((outputs, inputs, size, size)) * _envelope(size)
             filters *= draw.random_sample((outputs, inputs, 1, 1)) < CONNECTED
             filters -= filters.mean(axis=(1, 2, 3), keepdims=True)
-        filters *= np.sqrt(2.0 / np.square(filters).sum(axis=(1, 2, 3), keepdims=True))
+        energy = np.square(filters).sum(axis=(1, 2, 3), keepdims=True)
+        # A 1x1 filter over few channels may have drawn none of them: it stays zero.
+        filters *= np.sqrt(2.0 / np.where(energy > 0, energy, 1.0))
         state[name] = torch.from_numpy(filters.astype(np.float32))
         state[name.removesuffix("weight") + "bias"] = torch.from_numpy(bias.astype(np.float32))
     return state

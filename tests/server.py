@@ -1,0 +1,87 @@
+"""A real service in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+SMALL = {"COOC_BACKBONE": "squeezenet1_1", "COOC_WEIGHTS": "untrained", "COOC_MAX_SIDE": "128"}
+
+
+class Server:
+    """`cooc serve` on a free port of the loopback address."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("COOC_")},
+            **SMALL,
+            "COOC_DATA_DIR": str(folder),
+            "COOC_PORT": str(self.port),
+            **environment,
+        }
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.start()
+
+    def start(self) -> None:
+        self.log = (self.folder.parent / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"],
+            env=self.environment,
+            stdout=self.log,
+            stderr=self.log,
+        )
+        for _ in range(600):
+            try:
+                self.http.get("/livez")
+                return
+            except httpx.TransportError:
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.05)
+        raise AssertionError((self.folder.parent / "server.log").read_text())
+
+    def kill(self) -> None:
+        """As a power cut would: no chance to tidy up."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+    def stop(self) -> int:
+        """As an operator would; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=60)
+        self.log.close()
+        return code
+
+    def finish(self, job_url: str) -> dict[str, object]:
+        for _ in range(3000):
+            job: dict[str, object] = self.http.get(job_url).json()
+            if job["state"] not in ("queued", "running"):
+                return job
+            time.sleep(0.1)
+        raise AssertionError(f"the job did not end: {job}")
+
+
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[Server]:
+    server = Server(folder, **environment)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+        server.http.close()
