@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 ADD_QUEUE, BUILD_QUEUE = "add", "build"
 ADD_WORKFLOW, BUILD_WORKFLOW = "add", "build"
-AUTO_BUILD_MIN, AUTO_BUILD_GROWTH = 1000, 4
+AUTO_BUILD_MIN, AUTO_BUILD_GROWTH = 100, 4
 
 STATES: dict[str, JobState] = {
     "ENQUEUED": "queued",
@@ -229,7 +229,7 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="build_when_grown")
     def build_when_grown(self) -> int | None:
-        """Projected vectors are 16 times smaller and rank better: worth it as a set grows."""
+        """Projected vectors are smaller and rank crops better: worth it whenever a set has grown."""
         self._check_stopping()
         stats = self._searcher.stats()
         if stats.count < max(AUTO_BUILD_MIN, AUTO_BUILD_GROWTH * stats.fitted):

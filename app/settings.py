@@ -28,7 +28,9 @@ RECIPE_FIELDS = (
 class Settings(BaseSettings):
     """Frozen; every field has a working default. `COOC_MAX_SIDE=1024` sets `max_side`."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
     data_dir: Path = Field(default=Path("index_data"), description="Folder of the index.")
     host: str = Field(default="127.0.0.1", description="Address the service listens on.")
@@ -90,7 +92,7 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def chosen(self, name: str) -> bool:
         """Whether somebody set `name`, rather than leaving its default."""
@@ -103,7 +105,8 @@ def load_settings(**overrides: Any) -> Settings:
     Raises: InvalidOption for a misspelt COOC_ variable or a value out of range.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {"COOC_SHARED_DATA"}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    ours = (name for name in os.environ if name.upper().startswith(PREFIX))
+    unknown = sorted(name for name in ours if name.upper() not in known)
     if unknown:
         raise InvalidOption(
             f"{unknown[0]} is no setting of this program; known are {', '.join(sorted(known))}"

@@ -15,20 +15,19 @@ NEAR = 0.5
 """Relative score from which a hit counts as near: recompressed, resized and slightly cropped
 copies lie above it (0.6 to 0.9 with trained weights), other photos below."""
 NEAR_WITHOUT_BACKGROUND = 0.98
-EXPANSION = 0.25
-"""Relative score a neighbour needs before it may join an expanded query."""
 
 
 @dataclass(frozen=True)
 class Background:
     """Similarity of random pairs of the collection.
 
-    `high` is exceeded by one pair in a thousand; 1 is identity. A raw cosine means little, as
+    `related` is exceeded by one pair in a hundred, `high` by one in a thousand. A raw cosine means little, as
     its usual size depends on trunk, pooling and collection (unrelated photos: 0.8 with an
-    untrained trunk, 0.0 after a projection), so bounds are set between `high` and 1.
+    untrained trunk, 0.0 after a projection), so bounds are taken from these.
     """
 
     mean: float
+    related: float
     high: float
 
     def relative(self, score: float) -> float:
@@ -46,7 +45,8 @@ class Background:
             return None
         chosen = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), SAMPLE)).astype(int)]
         pairs = (chosen @ chosen.T)[np.triu_indices(len(chosen), k=1)]
-        return cls(mean=float(pairs.mean()), high=float(np.quantile(pairs, 0.999)))
+        related, high = np.quantile(pairs, (0.99, 0.999))
+        return cls(mean=float(pairs.mean()), related=float(related), high=float(high))
 
 
 def match_type(score: float, *, exact: bool, background: Background | None) -> MatchType:

@@ -124,7 +124,7 @@ class Describer:
         """Raw descriptors of images of any shapes; (N, D) float32, row i for image i.
 
         Images of one shape share a forward pass of at most `batch_size`. A row depends only on
-        its own image: on a CPU to the last bit, on a GPU up to rounding.
+        its own image, up to rounding: alone or in company, its cosine with itself is over 0.9999.
         """
         (vectors,) = self.describe_with(images, [self.pooling])
         return vectors

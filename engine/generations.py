@@ -162,6 +162,13 @@ class Generations:
             if old != number:
                 shutil.rmtree(self.path(old), ignore_errors=True)
 
+    def discard(self) -> None:
+        """Forget all generations: they can never be searched again."""
+        with storage_errors(self.folder):
+            self.current_file.unlink(missing_ok=True)
+            fsync_folder(self.current_file.parent)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def load(self, number: int, recipe: Recipe) -> Generation:
         """Read a generation after checking it.
 

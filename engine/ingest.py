@@ -16,6 +16,8 @@ from engine.types import AddOutcome, AddResult, Json, NewImage
 CHUNK = 16
 """Images that are described and stored together."""
 MAX_ID_LENGTH = 512
+MAX_NAME_LENGTH = MAX_ID_LENGTH - 13
+"""Leaves room for a dash and 12 digits of the digest."""
 RESERVED_SUFFIXES = ("/thumbnail", "/similar")
 
 
@@ -41,6 +43,9 @@ def check_id(image_id: str) -> str:
         )
     if not image_id.isprintable() or image_id.strip("/ ") == "":
         raise InvalidOption(f"the id {image_id!r} has characters that cannot be shown")
+    if {".", ".."} & set(image_id.split("/")):
+        # Clients resolve them before they send the address.
+        raise InvalidOption(f"the id {image_id!r} has `.` or `..` as a part; rename it")
     if image_id.endswith(RESERVED_SUFFIXES):
         raise InvalidOption(f"the id {image_id!r} ends like an address of its own; rename it")
     return image_id
@@ -48,9 +53,11 @@ def check_id(image_id: str) -> str:
 
 def id_from_name(name: str) -> str:
     """An id from a file name: its path without `.`, `..` and leading slashes."""
-    parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part.strip("./ ")]
-    kept = "".join(character for character in "/".join(parts) if character.isprintable())
-    return kept[-MAX_ID_LENGTH:].strip("/ ") or "image"
+    # First what cannot be shown and what is too long: either may leave a `..` behind.
+    shown = "".join(character for character in name.replace("\\", "/") if character.isprintable())
+    parts = [part for part in shown[-MAX_NAME_LENGTH:].split("/") if part.strip(". ")]
+    kept = "/".join(parts).strip(" ") or "image"
+    return "-".join(kept.rsplit("/", 1)) if kept.endswith(RESERVED_SUFFIXES) else kept
 
 
 def add_chunk(

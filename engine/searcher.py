@@ -36,7 +36,6 @@ from engine.types import (
     Hit,
     ImageRecord,
     Json,
-    MatchType,
     NewImage,
     Pixels,
     Recipe,
@@ -113,8 +112,8 @@ class Searcher:
             data_dir.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(data_dir / "catalog.sqlite")
         try:
-            self._check_recipe()
             self.generations = Generations(data_dir)
+            self._check_recipe()
             # Catalog and vectors change together under this lock, so a search that holds it
             # sees every image either fully present or fully absent.
             self._lock = ReadWriteLock()
@@ -135,37 +134,37 @@ class Searcher:
         self.catalog.close()
 
     def _check_recipe(self) -> None:
-        stored = self.catalog.recipe()
-        if stored is None or self.catalog.count() == 0:
+        stored, empty = self.catalog.recipe(), self.catalog.count() == 0
+        if stored is not None and stored.fingerprint != self.recipe.fingerprint:
+            if not empty:
+                differences = "; ".join(stored.differences(self.recipe))
+                raise IndexMismatch(
+                    f"the index was made with another recipe ({differences}): "
+                    "start with its own, or use another data folder for this one"
+                )
+            self.generations.discard()
+        if stored is None or empty:
             self.catalog.set_recipe(self.recipe)
-        elif stored.fingerprint != self.recipe.fingerprint:
-            differences = "; ".join(stored.differences(self.recipe))
-            raise IndexMismatch(
-                f"the index was made with another recipe ({differences}): "
-                "start with its own, or use another data folder for this one"
-            )
 
     # --- opening and building -------------------------------------------------------------
 
     def _open_view(self) -> _View:
-        number = self.generations.current()
-        if number is None:
-            if self.catalog.count() > RAW_LIMIT:
+        view = _View(VectorIndex(self.recipe.raw_dim), None, None)
+        count = self.catalog.count()
+        try:
+            number = self.generations.current()
+            if number is not None:
+                loaded = self.generations.load(number, self.recipe)
+                view = _View(loaded.index, loaded.projection, loaded.manifest)
+            elif count > RAW_LIMIT:
                 log.warning("no generation is live; building one")
                 return self._build_view()
-            view = _View(VectorIndex(self.recipe.raw_dim), None, None)
-        else:
-            try:
-                loaded = self.generations.load(number, self.recipe)
-            except (CorruptIndex, NoGeneration) as error:
-                log.error("%s; rebuilding from the catalog", error)
-                return self._build_view() if self.catalog.count() else self._empty_view()
-            view = _View(loaded.index, loaded.projection, loaded.manifest)
+        except (CorruptIndex, NoGeneration) as error:
+            log.error("%s; rebuilding from the catalog", error)
+            if count:
+                return self._build_view()
         self._replay(view)
         return view
-
-    def _empty_view(self) -> _View:
-        return _View(VectorIndex(self.recipe.raw_dim), None, None)
 
     def _build_view(self, progress: Progress | None = None) -> _View:
         rows = self.catalog.live_rows()
@@ -242,42 +241,52 @@ class Searcher:
 
         The catalog's own integrity, the checksums of the live generation, that vectors and
         catalog have the same rows, that each vector is the projection of its raw descriptor, and
-        that sampled images find themselves first.
+        that the vectors of `sample` images find themselves first.
         """
-        problems = self.catalog.check()
-        number = self.generations.current()
-        if number is not None:
-            problems += self.generations.verify(number)
-        view = self._view
-        live, indexed = self.catalog.live_rows(), view.index.rows()
-        for name, rows in (
-            ("stored but not indexed", np.setdiff1d(live, indexed)),
-            ("indexed but not stored", np.setdiff1d(indexed, live)),
+        problems: list[str] = []
+        for check in (
+            self.catalog.check,
+            self._check_generation,
+            self._check_rows,
+            lambda: self._check_vectors(progress, sample),
         ):
-            if len(rows):
-                problems.append(f"{len(rows)} images are {name}, the first in row {rows[0]}")
-        done, common = 0, np.intersect1d(live, indexed)
+            try:
+                problems += check()
+            except CorruptIndex as error:
+                problems.append(error.message)
+        return problems
+
+    def _check_generation(self) -> list[str]:
+        number = self.generations.current()
+        return [] if number is None else self.generations.verify(number)
+
+    def _check_rows(self) -> list[str]:
+        live, indexed = self.catalog.live_rows(), self._view.index.rows()
+        return [
+            f"{len(rows)} images are {name}, the first in row {rows[0]}"
+            for name, rows in (
+                ("stored but not indexed", np.setdiff1d(live, indexed)),
+                ("indexed but not stored", np.setdiff1d(indexed, live)),
+            )
+            if len(rows)
+        ]
+
+    def _check_vectors(self, progress: Progress | None, sample: int) -> list[str]:
+        view, problems, done = self._view, list[str](), 0
+        common = np.intersect1d(self.catalog.live_rows(), view.index.rows())
+        places = np.linspace(0, len(common) - 1, min(len(common), sample)).astype(int)
+        sampled = set(common[places].tolist())
         for rows, raw in self.catalog.descriptors(common):
             expected, found = project(view.projection, raw), view.index.vectors(rows)
             # A zero descriptor (a blank image) has no direction: compare by distance.
-            wrong = np.linalg.norm(expected - found, axis=1) > 1e-3
+            wrong = ~(np.linalg.norm(expected - found, axis=1) <= 1e-3)
             problems += [f"the vector of row {row} is not that of its image" for row in rows[wrong]]
+            for row, vector in zip(rows.tolist(), found, strict=True):
+                if row in sampled and not _finds_itself(view.index, vector):
+                    problems.append(f"the vector of row {row} does not find itself first")
             done += len(rows)
             if progress:
                 progress(done, len(common))
-        return problems + self._verify_self_search(common, sample)
-
-    def _verify_self_search(self, rows: Rows, sample: int) -> list[str]:
-        if not len(rows):
-            return []
-        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), sample)).astype(int)]
-        records = self.catalog.by_rows(np.unique(chosen).tolist())
-        problems = []
-        for record in records.values():
-            answer = self.search_id(record.id, SearchOptions(limit=100))
-            found = {hit.id for hit in answer.hits if hit.match_type is MatchType.EXACT}
-            if record.id not in found:
-                problems.append(f"the image {record.id!r} does not find itself")
         return problems
 
     # --- writing --------------------------------------------------------------------------
@@ -355,12 +364,18 @@ class Searcher:
         return _timed(answer, decode=decoded - started, describe=described - decoded)
 
     def search_id(self, image_id: str, options: SearchOptions) -> SearchAnswer:
-        """The stored images most similar to a stored one. Raises UnknownImage."""
-        record = self.catalog.get(image_id)
-        raw = self._stored_vector(record.row)
-        if raw is None:  # replaced between the two reads
-            return self.search_id(image_id, options)
-        return self._answer(raw, record.digest, image_id, options)
+        """The stored images most similar to a stored one.
+
+        Raises: UnknownImage, CorruptIndex if the catalog has lost its descriptor.
+        """
+        while True:
+            record = self.catalog.get(image_id)
+            raw = self._stored_vector(record.row)
+            if raw is not None:
+                return self._answer(raw, record.digest, image_id, options)
+            # Replaced or deleted between the two reads, unless the row is still there.
+            if self.catalog.by_rows([record.row]):
+                raise CorruptIndex(f"the image {image_id!r} has no descriptor; add it again")
 
     def _stored_vector(self, row: int) -> Vectors | None:
         for _, vectors in self.catalog.descriptors([row]):
@@ -448,7 +463,7 @@ class Searcher:
         except (FutureTimeout, CancelledError) as error:
             future.cancel()
             raise DeadlineExceeded(
-                f"the image was not described within {self.deadline_s:.0f} s; try again later"
+                f"the image was not described within {self.deadline_s:g} s; try again later"
             ) from error
 
 
@@ -464,6 +479,11 @@ def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Jso
         thumbnail=encode_thumbnail(image.pixels),
         descriptor=vector,
     )
+
+
+def _finds_itself(index: VectorIndex, vector: Vectors) -> bool:
+    _, best = index.search(vector, 1)
+    return bool(abs(best[0] - vector @ vector) <= 1e-3)
 
 
 def _rank(rows: Rows, scores: Vectors, exact: set[int]) -> list[tuple[int, float]]:

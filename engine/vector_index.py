@@ -92,7 +92,8 @@ class VectorIndex:
         """Raises OSError if the file cannot be written whole."""
         with path.open("wb") as file, self._lock.reading():
             # Not by name: FAISS only prints a failure of closing, when its last bytes are written.
-            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write, 1 << 20))
+            writer = faiss.PyCallbackIOWriter(file.write, 1 << 20)  # type: ignore[attr-defined, unused-ignore]
+            faiss.write_index(self._index, writer)
 
     @classmethod
     def load(cls, path: Path, dim: int) -> VectorIndex:

@@ -203,6 +203,12 @@ def test_build_reload_and_statistics(client: TestClient, tmp_path: Path) -> None
     assert (tmp_path / "index" / "CURRENT").read_text() == "1\n"
 
 
+def test_a_bulk_add_that_makes_the_set_grow_fourfold_builds(client: TestClient) -> None:
+    for start, generation in ((0, None), (99, 1), (120, None), (300, 2)):
+        job = add(client, *[(f"{n}.jpg", photo(n)) for n in range(start, start + 99 + start // 2)])
+        assert job["result"] == {"generation": generation}
+
+
 def test_cropped_shrunk_recompressed_photos_are_found(client: TestClient) -> None:
     """With a tiny untrained trunk, so not all of them; by chance it would be one of 40."""
     add(client, *[(f"{seed}.png", photo(seed, kind="png")) for seed in range(40)])

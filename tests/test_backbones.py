@@ -107,8 +107,9 @@ def test_a_map_of_vgg16_is_smaller_by_its_stride(
 
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
-    # 3x3 convolution of stride 2, then three poolings that round up: 224 gives 111, 55, 27, 13.
-    [(224, 160, (13, 9)), (97, 64, (5, 3)), (32, 33, (1, 1))],
+    # A 3x3 convolution of stride 2 gives (H - 3) // 2 + 1, each of three poolings, which round
+    # up, ceil((H - 3) / 2) + 1: 224, 111, 55, 27, 13 and 97, 48, 24, 12, 6.
+    [(224, 160, (13, 9)), (97, 64, (6, 3)), (32, 33, (1, 2))],
 )
 def test_a_map_of_squeezenet_is_smaller_by_about_its_stride(
     height: int, width: int, expected: tuple[int, int]

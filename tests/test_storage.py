@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_searches_go_on_while_the_disk_is_full(tmp_path: Path, describer: Descri
             count = searcher.stats().count
             with pytest.raises(StorageFull):
                 add_chunk(
-                    searcher, [Offered(f"{n}.jpg", lambda: photo(n)) for n in range(200, 216)]
+                    searcher, [Offered(f"{n}.jpg", partial(photo, n)) for n in range(200, 216)]
                 )
             assert searcher.stats().count == count
             for seed in range(8):
@@ -246,6 +247,7 @@ def test_a_build_in_a_read_only_folder_says_so(disk: Path) -> None:
 
 OWN = """
 import sys, time
+from functools import partial
 from pathlib import Path
 from engine.data_folder import DataFolder
 folder = DataFolder(Path(sys.argv[1]), url="http://127.0.0.1:8123")

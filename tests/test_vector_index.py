@@ -28,7 +28,7 @@ def filled(rows: Rows, vectors: Vectors) -> VectorIndex:
 def brute_force(rows: Rows, vectors: Vectors, query: Vectors, k: int) -> list[int]:
     """All scores, sorted; equal ones by row."""
     scores = (vectors * query).sum(axis=1, dtype=np.float64)
-    return rows[np.lexsort((rows, -scores))][:k].tolist()
+    return [int(row) for row in rows[np.lexsort((rows, -scores))][:k]]
 
 
 # --- search -----------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_a_longer_answer_begins_with_the_shorter_one(copies: int) -> None:
 def test_an_empty_index_finds_nothing() -> None:
     found, scores = VectorIndex(DIM).search(unit_vectors(1, DIM)[0], 5)
     assert (found.tolist(), scores.tolist()) == ([], [])
-    assert (found.dtype, scores.dtype) == (np.int64, np.float32)
+    assert found.dtype == np.dtype(np.int64) and scores.dtype == np.dtype(np.float32)
     index = filled(np.array([1]), unit_vectors(1, DIM))
     assert index.search(unit_vectors(1, DIM)[0], 0)[0].tolist() == []
 
@@ -244,7 +244,7 @@ def test_searches_stay_right_while_others_add_and_remove() -> None:
             index.remove(following)
             base += 800
 
-    in_threads(*(lambda n=n: search(n) for n in range(3)), lambda: change(9))  # type: ignore[misc]
+    in_threads(*(lambda n=n: search(n) for n in range(3)), lambda: change(9))
     assert len(answers) > 50
     assert sorted(index.rows().tolist()) == list(range(200))
 

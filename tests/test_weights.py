@@ -181,6 +181,17 @@ def test_mean_and_deviation_stored_in_a_file_are_used(
     torch.testing.assert_close(images[0, :, 20, 30], expected)
 
 
+def test_the_digest_depends_on_the_preprocessing(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    digests = []
+    for number, mean in enumerate(["0.485,0.456,0.406", "0.5,0.5,0.5", "0.5, 0.5, 0.5", "0,0,0"]):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(state, path, metadata={"mean": mean})
+        digests.append(load_weights("squeezenet1_1", str(path)).digest)
+    assert digests[0] == state_digest(state)
+    assert digests[1] == digests[2]
+    assert len(set(digests)) == 3
+
+
 def test_without_metadata_the_preprocessing_is_that_of_torchvision(
     tmp_path: Path, state: dict[str, Tensor]
 ) -> None:
@@ -210,6 +221,7 @@ def test_metadata_that_is_not_three_numbers_is_named(
         (pth(torch.nn.Linear(1, 1)), "cannot read weights"),
         (pth({"features.0.weight": torch.zeros(99)})[:-60], "cannot read weights"),
         (b"<html><body>404 not found</body></html>", "cannot read weights"),
+        (b"Please copy the weights here.", "cannot read weights"),
         (b"", "cannot read weights"),
     ],
     ids=[
@@ -221,6 +233,7 @@ def test_metadata_that_is_not_three_numbers_is_named(
         "a whole module",
         "truncated",
         "a web page",
+        "text",
         "empty",
     ],
 )

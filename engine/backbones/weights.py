@@ -56,7 +56,8 @@ class Weights:
 
     Attributes:
         name: how to ask for them again: `imagenet`, `untrained`, or the path of a file.
-        digest: SHA-256 over names, shapes and values; the same for every file format.
+        digest: SHA-256 over names, shapes and values, and over `preprocessing` where it is not
+            the usual one; the same for every file format.
         trained: False for the seeded fallback, which only finds copies and near-duplicates.
         notice: one sentence for people, shown in the log, on `/version` and on the page.
     """
@@ -140,9 +141,12 @@ def load_weights(
 
 def _from_file(path: Path) -> Weights:
     state, preprocessing = _read(path)
+    digest = state_digest(state)
+    if preprocessing != Preprocessing():
+        digest = hashlib.sha256(f"{digest} {preprocessing}".encode()).hexdigest()
     return Weights(
         name=str(path),
-        digest=state_digest(state),
+        digest=digest,
         state=state,
         preprocessing=preprocessing,
         trained=True,
@@ -253,9 +257,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
         raise WeightsUnavailable(f"{path} does not hold a state dict of tensors")
-    trunk = {
-        key: value.float() for key, value in state.items() if str(key).startswith("features.")
-    }
+    trunk = {key: value.float() for key, value in state.items() if str(key).startswith("features.")}
     if not trunk:
         raise WeightsUnavailable(
             f"{path} has no entry named 'features.*'; its first names are {list(state)[:3]}"

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import pytest
+
+from engine.batcher import Batcher, Priority
+from engine.errors import Overloaded
+
+WAIT_S = 10
+GATE = -1
+
+
+class Gated:
+    """Answers 10 times each item; an item GATE blocks its call until `release` is set."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+        self.inside, self.release = threading.Event(), threading.Event()
+
+    def __call__(self, items: list[int]) -> Sequence[int]:
+        self.calls.append(list(items))
+        if GATE in items:
+            self.inside.set()
+            assert self.release.wait(WAIT_S)
+        return [10 * item for item in items]
+
+
+@pytest.fixture
+def gated() -> Iterator[Gated]:
+    handle = Gated()
+    yield handle
+    handle.release.set()
+
+
+Make = Callable[..., Batcher[int, int]]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes batchers that are closed after the test."""
+    made: list[Batcher[int, int]] = []
+
+    def batcher(
+        handle: Callable[[list[int]], Sequence[int]], **options: float
+    ) -> Batcher[int, int]:
+        made.append(Batcher(handle, **{"max_wait_ms": 0.0, **options}))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield batcher
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def busy(gated: Gated, make: Make) -> Batcher[int, int]:
+    """A batcher whose worker is inside its first call."""
+    batcher = make(gated, max_batch=8)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    return batcher
+
+
+def results(futures: list[Future[int]]) -> list[int]:
+    return [future.result(WAIT_S) for future in futures]
+
+
+def test_items_that_arrive_during_a_call_share_the_next(
+    gated: Gated, busy: Batcher[int, int]
+) -> None:
+    futures = [busy.submit(item) for item in range(5)]
+    assert len(busy) == 5
+    gated.release.set()
+    assert results(futures) == [0, 10, 20, 30, 40]
+    assert gated.calls == [[GATE], [0, 1, 2, 3, 4]]
+    assert len(busy) == 0
+
+
+def test_a_call_has_at_most_max_batch_items(gated: Gated, busy: Batcher[int, int]) -> None:
+    futures = [busy.submit(item) for item in range(19)]
+    gated.release.set()
+    assert results(futures) == [10 * item for item in range(19)]
+    assert [len(call) for call in gated.calls] == [1, 8, 8, 3]
+    assert list(itertools.chain(*gated.calls[1:])) == list(range(19))
+
+
+def test_a_lone_item_waits_a_little_for_company(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=2, max_wait_ms=WAIT_S * 1000)
+    first = batcher.submit(1)
+    time.sleep(0.05)
+    assert not first.done()
+    started = time.monotonic()
+    assert results([batcher.submit(2), first]) == [20, 10]
+    assert time.monotonic() - started < WAIT_S / 2, "a full batch waits for nobody"
+    assert gated.calls == [[1, 2]]
+
+
+def test_a_lone_item_does_not_wait_for_ever(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=8, max_wait_ms=20.0)
+    assert batcher.submit(3).result(WAIT_S) == 30
+    assert gated.calls == [[3]]
+
+
+def test_many_threads_get_their_own_results(make: Make) -> None:
+    sizes: list[int] = []
+
+    def handle(items: list[int]) -> Sequence[int]:
+        sizes.append(len(items))
+        time.sleep(0.002)
+        return [item * item for item in items]
+
+    batcher = make(handle, max_batch=8, max_wait_ms=2.0)
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda item: batcher.submit(item).result(WAIT_S), range(300)))
+    assert answers == [item * item for item in range(300)]
+    assert sum(sizes) == 300
+    assert max(sizes) > 1
+
+
+def test_a_poisoned_item_fails_alone(make: Make) -> None:
+    calls: list[list[int]] = []
+    inside, release = threading.Event(), threading.Event()
+
+    def handle(items: list[int]) -> Sequence[int]:
+        calls.append(list(items))
+        inside.set()
+        assert release.wait(WAIT_S)
+        if 3 in items:
+            raise ValueError(f"cannot do {items}")
+        return [10 * item for item in items]
+
+    batcher = make(handle)
+    batcher.submit(0)
+    assert inside.wait(WAIT_S)
+    futures = [batcher.submit(item) for item in range(1, 6)]
+    release.set()
+    with pytest.raises(ValueError, match=r"cannot do \[3\]"):
+        futures[2].result(WAIT_S)
+    assert results(futures[:2] + futures[3:]) == [10, 20, 40, 50]
+    assert calls == [[0], [1, 2, 3, 4, 5], [1], [2], [3], [4], [5]]
+    assert batcher.submit(7).result(WAIT_S) == 70, "the worker lives on"
+
+
+def test_each_caller_gets_its_own_exception(gated: Gated, make: Make) -> None:
+    def handle(items: list[int]) -> Sequence[int]:
+        gated(items)
+        if items != [GATE]:
+            raise ValueError(f"items {items}")
+        return items
+
+    batcher = make(handle)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    futures = [batcher.submit(item) for item in range(3)]
+    gated.release.set()
+    errors = [future.exception(WAIT_S) for future in futures]
+    assert [str(error) for error in errors] == ["items [0]", "items [1]", "items [2]"]
+    assert len({id(error) for error in errors}) == 3
+
+
+def test_cancelled_items_are_not_handled(gated: Gated, busy: Batcher[int, int]) -> None:
+    futures = [busy.submit(item) for item in range(4)]
+    assert futures[0].cancel() and futures[2].cancel()
+    gated.release.set()
+    assert [futures[1].result(WAIT_S), futures[3].result(WAIT_S)] == [10, 30]
+    assert gated.calls == [[GATE], [1, 3]]
+    with pytest.raises(CancelledError):
+        futures[0].result(WAIT_S)
+
+
+def test_a_batch_of_cancelled_items_stops_nothing(gated: Gated, busy: Batcher[int, int]) -> None:
+    for future in [busy.submit(item) for item in range(8)]:
+        assert future.cancel()
+    last = busy.submit(9)
+    gated.release.set()
+    assert last.result(WAIT_S) == 90
+    assert gated.calls == [[GATE], [9]]
+
+
+def test_an_item_that_is_being_handled_cannot_be_cancelled(gated: Gated, make: Make) -> None:
+    future = make(gated).submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    assert not future.cancel()
+    gated.release.set()
+    assert future.result(WAIT_S) == 10 * GATE
+
+
+def test_searches_go_before_bulk_work_and_both_keep_their_order(
+    gated: Gated, busy: Batcher[int, int]
+) -> None:
+    futures = [
+        busy.submit(item, Priority.SEARCH if item % 3 == 0 else Priority.BULK) for item in range(12)
+    ]
+    gated.release.set()
+    results(futures)
+    assert gated.calls == [[GATE], [0, 3, 6, 9, 1, 2, 4, 5], [7, 8, 10, 11]]
+
+
+def test_a_full_queue_refuses_more_until_there_is_room(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_queue=3)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    futures = [batcher.submit(item) for item in range(3)]
+    with pytest.raises(Overloaded, match="3 images are waiting") as caught:
+        batcher.submit(3)
+    assert caught.value.retry_after_s >= 1
+    gated.release.set()
+    assert results(futures) == [0, 10, 20]
+    assert batcher.submit(4).result(WAIT_S) == 40
+    assert 3 not in itertools.chain(*gated.calls)
+
+
+def test_closing_finishes_what_was_accepted_and_then_refuses(
+    gated: Gated, busy: Batcher[int, int]
+) -> None:
+    futures = [busy.submit(item) for item in range(20)]
+    closing = threading.Thread(target=busy.close)
+    closing.start()
+    while not busy._closed:
+        time.sleep(0.001)
+    with pytest.raises(RuntimeError, match="closed"):
+        busy.submit(99)
+    assert closing.is_alive()
+    gated.release.set()
+    closing.join(WAIT_S)
+    assert not closing.is_alive()
+    assert all(future.done() for future in futures)
+    assert results(futures) == [10 * item for item in range(20)]
+    busy.close()
+
+
+def test_closing_does_not_wait_for_company(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_wait_ms=WAIT_S * 1000)
+    future = batcher.submit(1)
+    started = time.monotonic()
+    batcher.close()
+    assert time.monotonic() - started < WAIT_S / 2
+    assert future.result(0) == 10
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_wrong_number_of_results_is_an_error_and_no_hang(
+    wrong: int, gated: Gated, make: Make
+) -> None:
+    def handle(items: list[int]) -> Sequence[int]:
+        gated(items)
+        return [0] * (len(items) + wrong)
+
+    batcher = make(handle)
+    first = batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    futures = [first, *(batcher.submit(item) for item in range(4))]
+    gated.release.set()
+    for future in futures:
+        with pytest.raises(RuntimeError, match=rf"{1 + wrong} results for 1 items"):
+            future.result(WAIT_S)
+
+
+@pytest.mark.parametrize("answer", [None, 7])
+def test_results_that_are_no_sequence_are_an_error_and_no_hang(answer: object, make: Make) -> None:
+    batcher = make(lambda items: answer)
+    with pytest.raises(TypeError):
+        batcher.submit(1).result(WAIT_S)
