@@ -19,7 +19,10 @@ def activation_mask(features: Tensor) -> Tensor:
     Returns: (B, C, H, W), dtype, device and memory layout of `features`.
     """
     values = features.detach()
-    threshold = values.mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    # One reduction per image: a batched one rounds differently for each batch size, and an
+    # activation close to the mean would then be in or out depending on the company.
+    means = [image.mean() for image in values]
+    threshold = torch.stack(means).reshape(-1, 1, 1, 1)  # (B, 1, 1, 1)
     # Written straight into floats: multiplying by a bool tensor costs five times as much.
     return torch.gt(values, threshold, out=torch.empty_like(values))
 
