@@ -229,7 +229,7 @@ class Jobs(DBOSConfiguredInstance):
 
     @DBOS.step(name="build_when_grown")
     def build_when_grown(self) -> int | None:
-        """Projected vectors are smaller and rank crops better: worth it whenever a set has grown."""
+        """Projected vectors are smaller and rank better: worth it whenever a set has grown."""
         self._check_stopping()
         stats = self._searcher.stats()
         if stats.count < max(AUTO_BUILD_MIN, AUTO_BUILD_GROWTH * stats.fitted):

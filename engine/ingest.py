@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ CHUNK = 16
 MAX_ID_LENGTH = 512
 MAX_NAME_LENGTH = MAX_ID_LENGTH - 13
 """Leaves room for a dash and 12 digits of the digest."""
+_JOINERS = "\u200c\u200d"
 RESERVED_SUFFIXES = ("/thumbnail", "/similar")
 
 
@@ -41,7 +43,7 @@ def check_id(image_id: str) -> str:
         raise InvalidOption(
             f"an id has 1 to {MAX_ID_LENGTH} characters; this one has {len(image_id)}"
         )
-    if not image_id.isprintable() or image_id.strip("/ ") == "":
+    if not all(map(_can_be_shown, image_id)) or image_id.strip("/ ") == "":
         raise InvalidOption(f"the id {image_id!r} has characters that cannot be shown")
     if {".", ".."} & set(image_id.split("/")):
         # Clients resolve them before they send the address.
@@ -51,10 +53,20 @@ def check_id(image_id: str) -> str:
     return image_id
 
 
+def _can_be_shown(character: str) -> bool:
+    """Printable, or a joiner or a space of another width.
+
+    Emoji and Persian names have those joiners, names of macOS screenshots those spaces.
+    """
+    return (
+        character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs"
+    )
+
+
 def id_from_name(name: str) -> str:
     """An id from a file name: its path without `.`, `..` and leading slashes."""
     # First what cannot be shown and what is too long: either may leave a `..` behind.
-    shown = "".join(character for character in name.replace("\\", "/") if character.isprintable())
+    shown = "".join(filter(_can_be_shown, name.replace("\\", "/")))
     parts = [part for part in shown[-MAX_NAME_LENGTH:].split("/") if part.strip(". ")]
     kept = "/".join(parts).strip(" ") or "image"
     return "-".join(kept.rsplit("/", 1)) if kept.endswith(RESERVED_SUFFIXES) else kept

@@ -204,9 +204,12 @@ def test_build_reload_and_statistics(client: TestClient, tmp_path: Path) -> None
 
 
 def test_a_bulk_add_that_makes_the_set_grow_fourfold_builds(client: TestClient) -> None:
-    for start, generation in ((0, None), (99, 1), (120, None), (300, 2)):
-        job = add(client, *[(f"{n}.jpg", photo(n)) for n in range(start, start + 99 + start // 2)])
+    sizes = {50: None, 150: 1, 270: None, 620: 2}
+    start = 0
+    for stop, generation in sizes.items():
+        job = add(client, *[(f"{n}.jpg", photo(n)) for n in range(start, stop)])
         assert job["result"] == {"generation": generation}
+        start = stop
 
 
 def test_cropped_shrunk_recompressed_photos_are_found(client: TestClient) -> None:

@@ -217,6 +217,19 @@ def test_one_random_pair_in_a_hundred_or_a_thousand_exceeds_the_bounds() -> None
     assert background.mean == pytest.approx(float(pairs.mean()), abs=0.01)
 
 
+def test_bursts_of_the_same_motif_do_not_hide_what_is_near() -> None:
+    """Of 60 photos, six are nearly the same: 0.8 % of the pairs, more than one in a thousand."""
+    burst = unit_vectors(60, 64).copy()
+    for row in range(1, 6):
+        burst[row] = at_cosine(burst[0], 0.97, row)
+    having = Background.of(burst)
+    assert having is not None
+    pairs = (burst @ burst.T)[np.triu_indices(60, k=1)]
+    assert np.quantile(pairs, 0.999) > 0.9  # the plain quantile is within the burst
+    assert having.high < 0.7
+    assert match_type(0.97, exact=False, background=having) is MatchType.NEAR
+
+
 @pytest.mark.parametrize("count", [0, 1, MIN_IMAGES - 1])
 def test_few_images_give_no_background(count: int) -> None:
     assert Background.of(unit_vectors(max(count, 1), DIM)[:count]) is None

@@ -323,7 +323,17 @@ def test_a_long_name_keeps_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "image_id", ["a", "a/b.jpg", "写真", "a b?c#d%2F", "...", "x" * MAX_ID_LENGTH]
+    "image_id",
+    [
+        "a",
+        "a/b.jpg",
+        "写真",
+        "a b?c#d%2F",
+        "...",
+        "👩\u200d👧.jpg",
+        "9.41\u202fAM.png",
+        "x" * MAX_ID_LENGTH,
+    ],
 )
 def test_good_ids_are_returned_as_they_are(image_id: str) -> None:
     assert check_id(image_id) == image_id
