@@ -25,7 +25,7 @@ def cooccurrence(device: options.Device = None, json: options.Json = False) -> N
 
 @app.command()
 def bilinear(device: options.Device = None, json: options.Json = False) -> None:
-    """Compact bilinear pooling against an FFT per position, one map of 512 x 24 x 32."""
+    """Compact bilinear pooling against FFTs per position, one map of 512 x 24 x 32."""
     from benchmarks import bilinear as bench
     from engine.describer import choose_device
 

@@ -46,9 +46,9 @@ def direct_cooccurrence(features: Tensor, radius: int = 4) -> Tensor:
     mask = activation_mask(features)  # (B, C, H, W)
     active = features * mask
     # Box is linear: taking the channel itself away before it, not after, keeps exact zeros exact.
-    others = active.sum(dim=1, keepdim=True) - active
-    scale = 1.0 / (features.shape[1] - 1)
-    return _box_filter(others, radius, scale) * mask
+    # In place, here and below, as these maps are our own: it saves a third of the memory traffic.
+    minus_others = active.sub_(active.sum(dim=1, keepdim=True))
+    return _box_filter(minus_others, radius, -1.0 / (features.shape[1] - 1)).mul_(mask)
 
 
 def learned_cooccurrence(features: Tensor, weight: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def _check(features: Tensor, radius: int) -> None:
 def _box_filter(x: Tensor, radius: int, scale: float) -> Tensor:
     """`scale` times the sum over a (2 radius + 1)^2 window, zero padded; same shape as `x`."""
     batch, channels, height, width = x.shape
-    rows, columns = _band(height, radius, x) * scale, _band(width, radius, x)
+    rows, columns = _band(height, radius, x).mul_(scale), _band(width, radius, x)
     if x.is_contiguous(memory_format=torch.channels_last):
         # Channels vary fastest: both passes are products with long contiguous rows.
         y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -109,5 +109,5 @@ def _box_filter(x: Tensor, radius: int, scale: float) -> Tensor:
 
 def _band(size: int, radius: int, like: Tensor) -> Tensor:
     """(size, size) matrix with ones where row and column differ by at most `radius`."""
-    position = torch.arange(size, device=like.device)
-    return ((position[:, None] - position[None, :]).abs() <= radius).to(like.dtype)
+    ones = torch.ones(size, size, dtype=like.dtype, device=like.device)
+    return ones.tril_(radius).triu_(-radius)

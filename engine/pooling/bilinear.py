@@ -26,6 +26,7 @@ class CompactBilinear(nn.Module):
     h2: Tensor
     s2: Tensor
     _buckets: Tensor
+    _signs: Tensor
 
     def __init__(self, channels: int, dim: int = 8192, seed: int = 0) -> None:
         """
@@ -46,13 +47,11 @@ class CompactBilinear(nn.Module):
                 signs = 2 * draw.randint(2, size=channels) - 1
                 values = torch.from_numpy(signs.astype(np.float32))
             self.register_buffer(name, values)
-        # Made from the hashes once, not at every call; follows them when they are loaded.
-        self.register_buffer("_buckets", self._pair_buckets(), persistent=False)
+        # Made from the hashes once, not at every call; they follow them when they are loaded.
+        self.register_buffer("_buckets", None, persistent=False)
+        self.register_buffer("_signs", None, persistent=False)
+        _follow_hashes(self)
         self.register_load_state_dict_post_hook(_follow_hashes)  # type: ignore[no-untyped-call]
-
-    def _pair_buckets(self) -> Tensor:
-        """(C C,) bucket of each pair of channels."""
-        return (self.h1[:, None] + self.h2[None, :]).remainder(self.dim).reshape(-1)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The raw sketch, neither rooted nor normalised.
@@ -71,12 +70,13 @@ class CompactBilinear(nn.Module):
         batch = x.shape[0]
         left = x.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
         right = y.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
-        # Signs go onto the small factors, before the product: C + C multiplications, not C * C.
-        left, right = left * self.s1.to(x.dtype), right * self.s2.to(x.dtype)
         products = torch.bmm(left.transpose(1, 2), right)  # (B, C, C)
+        products.mul_(self._signs.to(x.dtype))
         sketch = x.new_zeros(batch, self.dim)
         return sketch.index_add_(1, self._buckets, products.reshape(batch, -1))
 
 
-def _follow_hashes(module: CompactBilinear, _: object) -> None:
-    module._buckets = module._pair_buckets()
+def _follow_hashes(module: CompactBilinear, _: object = None) -> None:
+    """(C C,) bucket and (C, C) sign of each pair of channels."""
+    module._buckets = (module.h1[:, None] + module.h2).remainder(module.dim).reshape(-1)
+    module._signs = module.s1[:, None] * module.s2
