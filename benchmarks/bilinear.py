@@ -14,8 +14,9 @@ from engine.pooling.bilinear import CompactBilinear
 def count_sketch(sketch: CompactBilinear, x: Tensor, buckets: Tensor, signs: Tensor) -> Tensor:
     """psi(x) at each position; (B, C, H, W) to (B HW, d)."""
     flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # (B HW, C)
-    sketched: Tensor = flat.new_zeros(flat.shape[0], sketch.dim)
-    return sketched.index_add_(1, buckets, flat * signs)  # (B HW, d)
+    empty = flat.new_zeros(flat.shape[0], sketch.dim)
+    sketched: Tensor = empty.index_add_(1, buckets, flat * signs)
+    return sketched  # (B HW, d)
 
 
 def fft_per_position(sketch: CompactBilinear, x: Tensor, y: Tensor) -> Tensor:
