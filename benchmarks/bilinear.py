@@ -15,15 +15,14 @@ def count_sketch(sketch: CompactBilinear, x: Tensor, buckets: Tensor, signs: Ten
     """psi(x) at each position; (B, C, H, W) to (B HW, d)."""
     flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # (B HW, C)
     empty = flat.new_zeros(flat.shape[0], sketch.dim)
-    sketched: Tensor = empty.index_add_(1, buckets, flat * signs)
-    return sketched  # (B HW, d)
+    return empty.index_add_(1, buckets, flat * signs)  # (B HW, d)
 
 
 def fft_per_position(sketch: CompactBilinear, x: Tensor, y: Tensor) -> Tensor:
     """arXiv:1511.06062, Algorithm 2 as printed: FFT, product and inverse FFT at each position."""
     left = torch.fft.fft(count_sketch(sketch, x, sketch.h1, sketch.s1))
     right = torch.fft.fft(count_sketch(sketch, y, sketch.h2, sketch.s2))
-    per_position = torch.fft.ifft(left * right).real  # (B HW, d)
+    per_position: Tensor = torch.fft.ifft(left * right).real  # (B HW, d)
     return per_position.reshape(x.shape[0], -1, sketch.dim).sum(dim=1)  # (B, d)
 
 
