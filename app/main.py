@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from app import __version__, errors
@@ -59,7 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await run_in_threadpool(_stop, state)
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Co-occurrence image search",
         version=__version__,
         description="Finds the photos of a collection that show the same object, place or frame.",

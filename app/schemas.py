@@ -76,7 +76,10 @@ class SearchForm(SearchFields):
     image: Annotated[
         str | None, Field(json_schema_extra={"format": "binary"}, description="An image file.")
     ] = None
-    id: Annotated[str | None, Field(description="Id of a stored image.")] = None
+    # Swagger UI fills in its examples: empty, as it would else ask for an image called "string".
+    id: Annotated[
+        str | None, Field(json_schema_extra={"example": ""}, description="Id of a stored image.")
+    ] = None
 
 
 class ResultOut(BaseModel):

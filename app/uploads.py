@@ -47,7 +47,8 @@ async def read_search(request: Request) -> SearchRequest:
         image = await files[0][1].read() if files else None
     if "image" in texts:
         raise _invalid("/image", "send the image as a file, not as text")
-    values: dict[str, object] = dict(texts)
+    # An empty field of a form is one that was not filled in; only `include` may be empty.
+    values: dict[str, object] = {name: text for name, text in texts.items() if text}
     if "include" in texts:
         values["include"] = [part for part in texts["include"].split(",") if part]
     fields = validate(SearchForm, values)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import tarfile
 import time
 import zipfile
@@ -103,6 +104,11 @@ def test_search_by_stored_id_and_by_base64_agree_with_the_upload(client: TestCli
     form = client.post("/search", files={"id": (None, "3.jpg")}).json()["results"]
     assert uploaded == by_id == by_text == form
     assert len(uploaded) == 5
+
+
+def test_empty_form_fields_count_as_absent(client: TestClient) -> None:
+    put(client, "a", photo(1))
+    assert search(client, photo(1), id="", score_threshold="")["results"][0]["id"] == "a"
 
 
 def test_options_limit_page_and_filter(client: TestClient) -> None:
@@ -240,7 +246,10 @@ def test_health_and_version(client: TestClient) -> None:
 
 def test_the_page_and_the_documentation_are_served(client: TestClient) -> None:
     assert "<html" in client.get("/").text
-    assert client.get("/docs").status_code == 200
+    documentation = client.get("/docs").text
+    for address in re.findall(r'(?:src|href)="([^"]+)"', documentation):
+        assert address.startswith("/")  # nothing comes from elsewhere
+        assert client.get(address).status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
     for path in ("/search", "/index/add", "/admin/index/build", "/admin/index/reload"):
         assert "post" in paths[path]
