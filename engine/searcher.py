@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.background import MIN_IMAGES, Background, match_type
+from engine.background import MIN_IMAGES, Background
 from engine.batcher import Batcher, Priority
 from engine.catalog import Catalog, stored_descriptor
 from engine.describer import Describer
@@ -30,21 +30,21 @@ from engine.generations import Generations, Manifest, Progress, project
 from engine.images import DecodedImage, digest, encode_thumbnail
 from engine.locks import ReadWriteLock
 from engine.postprocess import PCAProjection
+from engine.ranking import match_types, rank, select_hits
 from engine.storage import storage_errors
 from engine.types import (
     Expansion,
-    Hit,
     ImageRecord,
     Json,
     NewImage,
     Pixels,
     Recipe,
-    Rows,
     SearchAnswer,
     SearchOptions,
     Vectors,
 )
 from engine.vector_index import VectorIndex
+from engine.verification import verify
 
 log = logging.getLogger(__name__)
 
@@ -236,58 +236,10 @@ class Searcher:
             precision=self.describer.precision,
         )
 
-    def verify(self, progress: Progress | None = None, sample: int = 200) -> list[str]:
-        """Everything that can be checked about the files; [] if all is well.
-
-        The catalog's own integrity, the checksums of the live generation, that vectors and
-        catalog have the same rows, that each vector is the projection of its raw descriptor, and
-        that the vectors of `sample` images find themselves first.
-        """
-        problems: list[str] = []
-        for check in (
-            self.catalog.check,
-            self._check_generation,
-            self._check_rows,
-            lambda: self._check_vectors(progress, sample),
-        ):
-            try:
-                problems += check()
-            except CorruptIndex as error:
-                problems.append(error.message)
-        return problems
-
-    def _check_generation(self) -> list[str]:
-        number = self.generations.current()
-        return [] if number is None else self.generations.verify(number)
-
-    def _check_rows(self) -> list[str]:
-        live, indexed = self.catalog.live_rows(), self._view.index.rows()
-        return [
-            f"{len(rows)} images are {name}, the first in row {rows[0]}"
-            for name, rows in (
-                ("stored but not indexed", np.setdiff1d(live, indexed)),
-                ("indexed but not stored", np.setdiff1d(indexed, live)),
-            )
-            if len(rows)
-        ]
-
-    def _check_vectors(self, progress: Progress | None, sample: int) -> list[str]:
-        view, problems, done = self._view, list[str](), 0
-        common = np.intersect1d(self.catalog.live_rows(), view.index.rows())
-        places = np.linspace(0, len(common) - 1, min(len(common), sample)).astype(int)
-        sampled = set(common[places].tolist())
-        for rows, raw in self.catalog.descriptors(common):
-            expected, found = project(view.projection, raw), view.index.vectors(rows)
-            # A zero descriptor (a blank image) has no direction: compare by distance.
-            wrong = ~(np.linalg.norm(expected - found, axis=1) <= 1e-3)
-            problems += [f"the vector of row {row} is not that of its image" for row in rows[wrong]]
-            for row, vector in zip(rows.tolist(), found, strict=True):
-                if row in sampled and not _finds_itself(view.index, vector):
-                    problems.append(f"the vector of row {row} does not find itself first")
-            done += len(rows)
-            if progress:
-                progress(done, len(common))
-        return problems
+    def verify(self, progress: Progress | None = None) -> list[str]:
+        """Problems of the files and of the live index; [] if all is well. See `verification`."""
+        view = self._view
+        return verify(self.catalog, self.generations, view.index, view.projection, progress)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -299,8 +251,11 @@ class Searcher:
         """
         image = self.describer.decode(data)
         vector = self._wait(self._batcher.submit(image.pixels))
-        replaced = self.store([new_image(image_id, image, vector, metadata)])
-        return self.catalog.get(image_id), not replaced
+        with self._lock.writing():
+            rows, replaced = self._store([new_image(image_id, image, vector, metadata)])
+            # Within the lock: the id may be deleted right after.
+            record = self.catalog.by_rows(rows)[rows[0]]
+        return record, not replaced
 
     def describe_many(self, images: Sequence[DecodedImage]) -> list[Vectors | Exception]:
         """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept."""
@@ -326,16 +281,18 @@ class Searcher:
         """Make images durable and searchable in one step; returns the rows they replaced."""
         if not images:
             return []
-        vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
         with self._lock.writing():
-            rows, replaced = self.catalog.put(images)
-            view = self._view
-            view.index.change(
-                np.array(rows, np.int64),
-                project(view.projection, vectors),
-                np.array(replaced, np.int64),
-            )
+            _, replaced = self._store(images)
         return replaced
+
+    def _store(self, images: Sequence[NewImage]) -> tuple[list[int], list[int]]:
+        """New and replaced rows. The caller holds the lock for writing."""
+        view = self._view
+        vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
+        projected = project(view.projection, vectors)
+        rows, replaced = self.catalog.put(images)
+        view.index.change(np.array(rows, np.int64), projected, np.array(replaced, np.int64))
+        return rows, replaced
 
     def delete(self, image_id: str) -> None:
         """Forget an image; no later search finds it. Raises UnknownImage."""
@@ -395,35 +352,14 @@ class Searcher:
             wanted = options.offset + options.limit + len(exact)
             expanded, joined = self._expand(view, query, exact, options.expansion, background)
             rows, scores = view.index.search(expanded, wanted)
-            ranked = _rank(rows, scores, exact)
-            originals = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-            if joined:
-                plain = view.index.vectors(rows) @ query if len(rows) else scores
-                originals = dict(zip(rows.tolist(), plain.tolist(), strict=True))
+            ranked = rank(rows, scores, exact)
+            plain = scores if not joined else view.index.vectors(rows) @ query
             records = self.catalog.by_rows(row for row, _ in ranked)
             count = len(view.index)
-        hits: list[Hit] = []
-        for row, score in ranked:
-            record = records[row]
-            same = row in exact
-            if options.exclude_self and (record.id == own_id or (own_id is None and same)):
-                continue
-            if options.score_threshold is not None and score < options.score_threshold:
-                continue
-            kind = match_type(originals.get(row, score), exact=same, background=background)
-            hits.append(
-                Hit(
-                    id=record.id,
-                    score=score,
-                    rank=len(hits) + 1,
-                    match_type=kind,
-                    metadata=record.metadata,
-                    width=record.width,
-                    height=record.height,
-                )
-            )
+        kinds = match_types(rows, plain, exact, background)
+        hits = select_hits(ranked, records, kinds, exact, own_id, options)
         return SearchAnswer(
-            hits=tuple(hits[options.offset : options.offset + options.limit]),
+            hits=hits,
             fingerprint=self.recipe.fingerprint,
             generation=view.generation,
             count=count,
@@ -479,22 +415,6 @@ def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Jso
         thumbnail=encode_thumbnail(image.pixels),
         descriptor=vector,
     )
-
-
-def _finds_itself(index: VectorIndex, vector: Vectors) -> bool:
-    _, best = index.search(vector, 1)
-    return bool(abs(best[0] - vector @ vector) <= 1e-3)
-
-
-def _rank(rows: Rows, scores: Vectors, exact: set[int]) -> list[tuple[int, float]]:
-    """Exact matches first with score 1, then the others by score, clipped to a cosine."""
-    first = [(row, 1.0) for row in sorted(exact)]
-    others = [
-        (row, max(-1.0, min(1.0, score)))
-        for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
-        if row not in exact
-    ]
-    return first + others
 
 
 def _timed(answer: SearchAnswer, **seconds: float) -> SearchAnswer:
