@@ -37,11 +37,15 @@ def describer_options(settings: Settings) -> DescriberOptions:
 
 def build_describer(settings: Settings, progress: Progress | None = None) -> Describer:
     """The describer that the settings ask for, without regard to any index."""
+    return Describer(describer_options(settings), find_weights(settings, progress))
+
+
+def find_weights(settings: Settings, progress: Progress | None = None) -> Weights:
     weights = load_weights(
         settings.backbone, settings.weights, cache_dir=settings.cache_dir, progress=progress
     )
-    log.info("%s; device %s", weights.notice, settings.device)
-    return Describer(describer_options(settings), weights)
+    log.info("%s", weights.notice)
+    return weights
 
 
 def stored_recipe(data_dir: Path) -> Recipe | None:
@@ -109,7 +113,7 @@ def open_searcher(
         if recipe is not None:
             settings = with_recipe(settings, recipe)
         try:
-            describer = build_describer(settings, progress)
+            weights = find_weights(settings, progress)
         except (WeightsUnavailable, InvalidOption) as error:
             if recipe is None:
                 raise
@@ -118,7 +122,7 @@ def open_searcher(
             ) from error
         searcher = Searcher(
             settings.data_dir,
-            describer,
+            Describer(describer_options(settings), weights),
             deadline_s=settings.deadline_s,
             batch_wait_ms=settings.batch_wait_ms,
             max_queue=settings.max_queue,
@@ -126,4 +130,4 @@ def open_searcher(
     except BaseException:
         folder.release()
         raise
-    return Opened(searcher, describer.weights, folder)
+    return Opened(searcher, weights, folder)

@@ -53,6 +53,8 @@ def serve(
     precision: options.Precision = None,
 ) -> None:
     """Start the service and its page."""
+    import resource
+
     import uvicorn
 
     from app.main import create_app, start
@@ -72,6 +74,9 @@ def serve(
     )
     console.log_to_stderr()
     _check_port(settings)
+    # Each file of an upload is open while it arrives.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
     console.err.print(f"starting the service at [bold]{settings.url}[/] (Ctrl+C stops it)")
     service = create_app(settings)
     # Before the server runs: what keeps it from starting becomes one line, not a traceback.
@@ -96,7 +101,8 @@ def _check_port(settings: Settings) -> None:
     """Say so at once if the port is taken, before a model is loaded."""
     import socket
 
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
@@ -137,12 +143,11 @@ def search(
     if json:
         console.print_json(answer)
         return
-    rows = [[r["rank"], round(r["score"], 4), r["match_type"], r["id"]] for r in answer["results"]]
-    if not rows:
+    if not answer["results"]:
         console.out.print("nothing found; the index is empty: add images with `cooc index add`")
         return
-    view = [[rank, f"{score:.4f}", match, name] for rank, score, match, name in rows]
-    console.table(("rank", "score", "match", "id"), view)
+    rows = [[r["rank"], f"{r['score']:.4f}", r["match_type"], r["id"]] for r in answer["results"]]
+    console.table(("rank", "score", "match", "id"), rows)
 
 
 @app.command()
@@ -174,6 +179,8 @@ def describe(
         device=device,
         precision=precision,
     )
+    if out.suffix != ".npy" or not out.parent.is_dir():
+        raise InvalidOption(f"--out is {out}; it must be a .npy file in an existing folder")
     files = [path for _, path in find_images(images)]
     if not files:
         raise InvalidOption(f"no images were found in {', '.join(map(str, images))}")

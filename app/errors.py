@@ -156,6 +156,8 @@ def install(app: FastAPI) -> None:
             request.url.path,
             500,
             "something went wrong here; the log has the details under this request_id",
+            # This handler runs outside the middleware that adds it to all other answers.
+            headers={"X-Request-ID": request_id_of(request)},
         )
 
     app.add_exception_handler(errors.EngineError, known)

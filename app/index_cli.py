@@ -52,6 +52,13 @@ def add(
         raise InvalidOption(f"no images were found in {', '.join(map(str, paths))}")
     with session(settings, url) as target:
         if target.client is not None:
+            wishes = (backbone, weights, max_side, pooling, scales, device, precision)
+            if any(wish is not None for wish in wishes):
+                raise InvalidOption(
+                    f"the service at {target.client.url} adds the images, with its own recipe: "
+                    "leave out --backbone, --weights, --max-side, --pooling, --scales, --device "
+                    "and --precision"
+                )
             report = _add_remotely(target.client, files)
         else:
             report = _add_here(target.searcher, files)

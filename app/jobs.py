@@ -95,9 +95,12 @@ class Jobs(DBOSConfiguredInstance):
     def stop(self) -> None:
         """Finish the step at hand and stop; unfinished jobs go on at the next start."""
         self._stopping.set()
-        self._idle.acquire(timeout=60.0)
+        # As long as it takes: a step that is still at work needs the index that closes next.
+        self._idle.acquire()
         DBOS.destroy(destroy_registry=False)
         _forget_instance(self)
+        # A job that was just taken from the queue sees that it has to stop.
+        self._idle.release()
 
     # --- offering work --------------------------------------------------------------------
 
@@ -106,8 +109,12 @@ class Jobs(DBOSConfiguredInstance):
         job_id = uuid.uuid4().hex
         uploads = [(file.filename or "image", file.file) for file in files]
         self._spool.receive(job_id, uploads, metadata)
-        with storage_errors(self._database.parent), SetWorkflowID(job_id):
-            DBOS.enqueue_workflow(ADD_QUEUE, self.run_add, job_id, _now())
+        try:
+            with storage_errors(self._database.parent), SetWorkflowID(job_id):
+                DBOS.enqueue_workflow(ADD_QUEUE, self.run_add, job_id, _now())
+        except BaseException:
+            self._spool.remove(job_id)
+            raise
         return job_id
 
     def build(self) -> str:
@@ -119,8 +126,10 @@ class Jobs(DBOSConfiguredInstance):
 
     def cancel(self, job_id: str) -> None:
         """Stop a job after its step at hand; what was added stays. Raises UnknownJob."""
-        self._find(job_id)
+        state = STATES[self._find(job_id).status]
         DBOS.cancel_workflow(job_id)
+        if state == "queued":  # it will never run and tidy up itself
+            self._spool.remove(job_id)
 
     # --- looking --------------------------------------------------------------------------
 
@@ -180,6 +189,7 @@ class Jobs(DBOSConfiguredInstance):
     @DBOS.workflow(name=ADD_WORKFLOW)
     def run_add(self, job_id: str, offered_at: str) -> dict[str, Any]:
         with self._idle:
+            self._check_stopping()
             try:
                 total = self.unpack(job_id)
                 progress = ProgressOut(total=total)
@@ -193,8 +203,10 @@ class Jobs(DBOSConfiguredInstance):
                 self.clean(job_id)
                 built = self.build_when_grown() if self._auto_build else None
             except (Exception, dbos_error.DBOSWorkflowCancelledError):
-                # What was acknowledged is in the index; the rest of the upload is given up.
-                self._spool.remove(job_id)
+                # What was acknowledged is in the index; the rest of the upload is given up,
+                # unless the job only stops to go on later.
+                if not self._stopping.is_set():
+                    self._spool.remove(job_id)
                 raise
             else:
                 self._live.pop(job_id, None)
@@ -203,17 +215,18 @@ class Jobs(DBOSConfiguredInstance):
     @DBOS.step(name="unpack")
     def unpack(self, job_id: str) -> int:
         self._check_stopping()
-        return self._spool.unpack(job_id)
+        return self._spool.unpack(job_id, self._check_stopping)
 
     @DBOS.step(name="add_images")
     def add_images(self, job_id: str, start: int, offered_at: str) -> dict[str, Any]:
         self._check_stopping()
         items = self._spool.items(job_id, start, start + CHUNK)
+        metadata = self._spool.metadata(job_id)
         offered = [
             Offered(
                 name=item.name,
                 read=lambda item=item: self._spool.read(job_id, item),  # type: ignore[misc]
-                metadata=item.metadata,
+                metadata=metadata,
             )
             for item in items
         ]
@@ -234,11 +247,12 @@ class Jobs(DBOSConfiguredInstance):
         stats = self._searcher.stats()
         if stats.count < max(AUTO_BUILD_MIN, AUTO_BUILD_GROWTH * stats.fitted):
             return None
-        return self._searcher.build().number
+        return self._searcher.build(lambda *_: self._check_stopping()).number
 
     @DBOS.workflow(name=BUILD_WORKFLOW)
     def run_build(self, job_id: str) -> dict[str, Any]:
         with self._idle:
+            self._check_stopping()
             try:
                 return self.build_generation(job_id)
             finally:
@@ -249,6 +263,7 @@ class Jobs(DBOSConfiguredInstance):
         self._check_stopping()
 
         def report(done: int, total: int) -> None:
+            self._check_stopping()
             self._live[job_id] = ProgressOut(total=total, processed=done)
 
         manifest = self._searcher.build(report)

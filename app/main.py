@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -18,7 +19,7 @@ from app import __version__, errors
 from app.assembly import open_searcher
 from app.deps import Service, State
 from app.jobs import Jobs
-from app.middleware import BodyLimit, RequestId
+from app.middleware import BodyLimit, RequestId, SameSite
 from app.routes import admin, health, images, index, jobs, search
 from app.schemas import ProblemOut
 from app.settings import Settings
@@ -33,7 +34,7 @@ PROBLEM = {"description": "Problem", "content": {errors.MEDIA_TYPE: {}}, "model"
 FORM_OVERHEAD = 2 << 20
 """Bytes of a multipart body besides its file."""
 
-
+SPARE_THREADS = 16
 FRESH = {"Cache-Control": "no-cache"}
 """Ask again before using a stored copy: old and new files of the page must not be mixed."""
 
@@ -53,6 +54,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Each search waits in a thread: as many as may queue, and some for everything else.
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = settings.max_queue + SPARE_THREADS
         if state.service is None and state.failure is None:
             await run_in_threadpool(start, state)
         try:
@@ -84,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_bytes=(settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD,
         larger={"/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD},
     )
+    app.add_middleware(SameSite)
     app.add_middleware(RequestId)
     return app
 
@@ -121,6 +126,8 @@ def start(state: State, progress: Progress | None = None) -> None:
 
 def _stop(state: State) -> None:
     if state.service is not None:
-        state.service.jobs.stop()
-        state.close()
-        state.service = None
+        try:
+            state.service.jobs.stop()
+        finally:
+            state.close()
+            state.service = None

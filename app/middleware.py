@@ -34,6 +34,26 @@ class RequestId:
         await self._app(scope, receive, send_with_id)
 
 
+class SameSite:
+    """Refuses changes that another web site asks a visitor's browser to make (CSRF).
+
+    Browsers say where a request comes from; other clients send no such header.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            origin = dict(scope["headers"]).get(b"sec-fetch-site", b"none")
+            if origin not in (b"same-origin", b"none"):
+                detail = "another web site asked for this; use the page of this service"
+                request_id = scope.get("request_id", "")
+                await problem(request_id, scope["path"], 403, detail)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class BodyLimit:
     """Answers 413 as soon as a body, chunked or not, is larger than allowed for its path."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -146,8 +147,6 @@ def _result(hit: Hit, fields: SearchFields, root: str) -> ResultOut:
 
 
 def thumbnail_url(root: str, image_id: str) -> str:
-    from urllib.parse import quote
-
     return f"{root}/images/{quote(image_id)}/thumbnail"
 
 

@@ -89,6 +89,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        """`/photos`, however it was written; empty for none."""
+        if not value.isascii():
+            raise ValueError("a path prefix has ASCII characters only")
+        return "".join(f"/{part}" for part in value.split("/") if part)
+
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from app.errors import PayloadTooLarge
 from engine.errors import BadImage
@@ -27,7 +28,6 @@ class Item:
 
     name: str
     file: str | None
-    metadata: Json
     error: str | None = None
 
 
@@ -42,6 +42,7 @@ class Spool:
         self._max_image_bytes = max_image_bytes
         self._max_images = max_images
         self._max_total_bytes = max_total_bytes
+        self._listed: tuple[str, list[Item]] | None = None
 
     def path(self, job_id: str) -> Path:
         return self.folder / job_id
@@ -54,6 +55,7 @@ class Spool:
         with storage_errors(self.folder):
             try:
                 folder.mkdir(parents=True)
+                fsync_folder(self.folder.parent)
                 names = []
                 for position, (name, source) in enumerate(uploads):
                     target = folder / f"upload-{position:06d}"
@@ -68,21 +70,21 @@ class Spool:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
 
-    def unpack(self, job_id: str) -> int:
+    def unpack(self, job_id: str, check: Callable[[], None] = lambda: None) -> int:
         """List the images of a job, taking archives apart; returns how many there are.
 
-        Doing it again gives the same list. Raises PayloadTooLarge beyond the limits.
+        Doing it again gives the same list. `check` is called for each image and may raise to
+        stop. Raises PayloadTooLarge beyond the limits.
         """
         folder = self.path(job_id)
-        uploads = json.loads((folder / UPLOADS).read_text())
         items: list[Item] = []
         unpacked = 0
         with storage_errors(self.folder):
-            for position, name in enumerate(uploads["names"]):
-                file = folder / f"upload-{position:06d}"
-                for item in self._items(file, name, uploads["metadata"]):
+            for position, name in enumerate(self._uploads(job_id)["names"]):
+                for item, size in self._items(folder / f"upload-{position:06d}", name):
+                    check()
                     items.append(item)
-                    unpacked += (folder / item.file).stat().st_size if item.file else 0
+                    unpacked += size
                     if unpacked > self._max_total_bytes:
                         raise PayloadTooLarge(
                             f"the upload unpacks to more than {self._max_total_bytes >> 20:,} MB; "
@@ -97,9 +99,21 @@ class Spool:
             write_atomically(folder / ITEMS, content)
         return len(items)
 
+    def metadata(self, job_id: str) -> Json:
+        """What all images of a job get."""
+        value: Json = self._uploads(job_id)["metadata"]
+        return value
+
     def items(self, job_id: str, start: int, stop: int) -> list[Item]:
-        content = json.loads((self.path(job_id) / ITEMS).read_text())
-        return [Item(**entry) for entry in content[start:stop]]
+        # Kept for the job at hand: it asks for a few at a time, of a list that may be long.
+        if self._listed is None or self._listed[0] != job_id:
+            content = json.loads((self.path(job_id) / ITEMS).read_text())
+            self._listed = job_id, [Item(**entry) for entry in content]
+        return self._listed[1][start:stop]
+
+    def _uploads(self, job_id: str) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path(job_id) / UPLOADS).read_text())
+        return content
 
     def read(self, job_id: str, item: Item) -> bytes:
         """Bytes of an item. Raises BadImage if unpacking had failed for it."""
@@ -117,56 +131,86 @@ class Spool:
                 if path.name not in wanted:
                     shutil.rmtree(path, ignore_errors=True)
 
-    def _items(self, file: Path, name: str, metadata: Json) -> Iterator[Item]:
-        members: Iterator[tuple[str, IO[bytes]]]
+    def _items(self, file: Path, name: str) -> Iterator[tuple[Item, int]]:
+        """Images of one upload, with the bytes that unpacking each cost."""
         if zipfile.is_zipfile(file):
-            members = _zip_members(file)
+            members = _zip_members(file, self._max_image_bytes)
         elif not _looks_like_image(file) and tarfile.is_tarfile(file):
-            members = _tar_members(file)
+            members = _tar_members(file, self._max_image_bytes)
         else:
-            yield Item(name, file.name, metadata)
+            yield Item(name, file.name), 0
             return
         count = 0
-        try:
-            for member, source in members:
-                if _is_hidden(member):
-                    continue
-                count += 1
-                yield self._member(file, count, member, source, metadata)
-        # What the archive libraries raise on damaged or encrypted archives.
-        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
-            yield Item(name, None, metadata, f"the archive is damaged after {count} files: {error}")
+        while True:
+            try:
+                member = next(members, None)
+            except ARCHIVE_ERRORS as error:
+                problem = f"the archive is damaged after {count} files: {error}"
+                yield Item(name, None, problem), 0
+                return
+            if member is None:
+                break
+            count += 1
+            yield self._keep(file, count, member), member.size
         if count == 0:
-            yield Item(name, None, metadata, "the archive holds no files")
+            yield Item(name, None, "the archive holds no files"), 0
 
-    def _member(
-        self, file: Path, position: int, name: str, source: IO[bytes], metadata: Json
-    ) -> Item:
-        target = file.with_name(f"{file.name}-{position:06d}")
-        # Read at most one byte more than allowed: what an archive says of its sizes may lie.
-        data = source.read(self._max_image_bytes + 1)
-        if len(data) > self._max_image_bytes:
+    def _keep(self, file: Path, position: int, member: _Member) -> Item:
+        if len(member.data) > self._max_image_bytes:
             limit = self._max_image_bytes >> 20
-            return Item(name, None, metadata, f"the file is larger than {limit} MB")
-        target.write_bytes(data)
-        return Item(name, target.name, metadata)
+            return Item(member.name, None, f"the file is larger than {limit} MB")
+        target = file.with_name(f"{file.name}-{position:06d}")
+        target.write_bytes(member.data)
+        fsync_file(target)
+        return Item(member.name, target.name)
 
 
-def _zip_members(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+# What the archive libraries raise on damaged or encrypted archives.
+ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file of an archive; `data` is cut one byte after the limit, `size` is what it cost."""
+
+    name: str
+    data: bytes
+    size: int
+
+
+def _zip_members(file: Path, limit: int) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
+            if not info.is_dir() and not _is_hidden(info.filename):
                 with archive.open(info) as source:
-                    yield info.filename, source
+                    # What an archive says of its sizes may lie: read no more than allowed.
+                    data = source.read(limit + 1)
+                yield _Member(_readable(info.filename), data, len(data))
 
 
-def _tar_members(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(file: Path, limit: int) -> Iterator[_Member]:
     with tarfile.open(file) as archive:
         for info in archive:
             source = archive.extractfile(info) if info.isfile() else None
-            if source is not None:
+            if source is not None and not _is_hidden(info.name):
                 with source:
-                    yield info.name, source
+                    data = source.read(limit + 1)
+                # The rest of a member has to be decompressed too, to come to the next one.
+                yield _Member(_readable(info.name), data, info.size)
+
+
+def _readable(name: str) -> str:
+    """A name whose bytes were no UTF-8 has lone surrogates, which no answer can carry."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _looks_like_image(file: Path) -> bool:

@@ -5,23 +5,30 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import InvalidFields, MalformedRequest, UnsupportedBody, field_errors
 from app.schemas import SearchFields, SearchForm, SearchJson
+from engine.storage import storage_errors
 from engine.types import Json
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_TEXT_BYTES = 1 << 20
+MAX_METADATA = 1 << 16
+MAX_LOOSE_FILES = 1000
+"""Files of one form: each is open until the form is closed. Archives hold more."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ async def read_search(request: Request) -> SearchRequest:
 def _search_from_json(body: bytes) -> SearchRequest:
     try:
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from error
     fields = validate(SearchJson, content)
     source = fields.query
@@ -105,7 +112,7 @@ async def read_bulk(request: Request, max_files: int) -> AsyncIterator[BulkReque
 
     The files are open within the context.
     """
-    async with read_form(request, max_files=max_files) as form:
+    async with read_form(request, max_files=min(max_files, MAX_LOOSE_FILES)) as form:
         texts, files = split_form(form)
         _only(files, ("files",))
         _only(texts.items(), ("metadata",))
@@ -123,9 +130,16 @@ async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormDa
             f"content type {kind or '(none)'!r} is not understood here; send multipart/form-data"
         )
     try:
-        form = await request.form(max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES)
+        with storage_errors(Path(tempfile.gettempdir())):
+            form = await request.form(
+                max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES
+            )
     except HTTPException as error:
-        raise MalformedRequest(f"the form cannot be read: {error.detail}") from error
+        raise MalformedRequest(
+            f"the form cannot be read: {error.detail} (many files go into a .zip or .tar)"
+        ) from error
+    except ClientDisconnect as error:
+        raise MalformedRequest("the client left before the body was complete") from error
     try:
         yield form
     finally:
@@ -150,9 +164,13 @@ def parse_metadata(text: object) -> Json:
     """A JSON object from a text field; {} where it is absent."""
     if text in (None, ""):
         return {}
+    if len(str(text)) > MAX_METADATA:
+        raise _invalid("/metadata", f"has {len(str(text)):,} characters; at most {MAX_METADATA:,}")
     try:
         value = json.loads(str(text))
-    except ValueError as error:
+        # What is no JSON after all, NaN and half characters, could be stored but never sent.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
         raise _invalid("/metadata", f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise _invalid("/metadata", f"must be a JSON object, not {type(value).__name__}")
@@ -175,6 +193,21 @@ def _only(fields: Iterable[tuple[str, object]], known: tuple[str, ...]) -> None:
 
 def _invalid(pointer: str, detail: str) -> InvalidFields:
     return InvalidFields([{"pointer": pointer, "detail": detail}])
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of pydantic without `$defs`: references there do not hold within OpenAPI."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(value) for value in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
 
 
 def multipart(model_schema: dict[str, Any]) -> dict[str, Any]:

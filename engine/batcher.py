@@ -72,6 +72,10 @@ class Batcher(Generic[Item, Result]):
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             if len(self._heap) >= self._max_queue:
+                # Callers that gave up do not count.
+                self._heap = [entry for entry in self._heap if not entry.future.cancelled()]
+                heapq.heapify(self._heap)
+            if len(self._heap) >= self._max_queue:
                 raise Overloaded(
                     f"{len(self._heap)} images are waiting for the model already; try again",
                     retry_after_s=2,

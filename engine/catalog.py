@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
-from engine.errors import CorruptIndex, UnknownImage
+from engine.errors import CorruptIndex, IdTaken, UnknownImage
 from engine.storage import storage_errors
 from engine.types import ImageRecord, Json, NewImage, Recipe, Rows, Vectors
 
@@ -126,11 +126,16 @@ class Catalog:
 
     # --- writing --------------------------------------------------------------------------
 
-    def put(self, images: Sequence[NewImage]) -> tuple[list[int], list[int]]:
+    def put(
+        self, images: Sequence[NewImage], *, new_ids: Set[str] = frozenset()
+    ) -> tuple[list[int], list[int]]:
         """Insert the images, each replacing the one of the same id, in one transaction.
 
+        Args:
+            new_ids: those of the ids that must replace nothing.
+
         Returns: the new row numbers, in order, and the row numbers that were replaced.
-        Raises: ValueError if an id is given twice.
+        Raises: ValueError if an id is given twice, IdTaken if one of `new_ids` is stored.
         """
         ids = [image.id for image in images]
         if len(set(ids)) != len(ids):
@@ -144,6 +149,7 @@ class Catalog:
                     .where(images_table.c.id == image_id)
                     .returning(images_table.c.row)
                 ).scalars()
+                if _is_free(image_id, new_ids)
             ]
             rows = [self._insert(connection, image) for image in images]
         return rows, replaced
@@ -236,6 +242,12 @@ class Catalog:
         with self._read() as connection:
             return connection.execute(select(func.count()).select_from(images_table)).scalar_one()
 
+    def highest_row(self) -> int:
+        """The newest row number that was ever given out; 0 before the first."""
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'images'"
+        with self._read() as connection:
+            return int(connection.exec_driver_sql(query).scalar_one_or_none() or 0)
+
     def live_rows(self) -> Rows:
         """All stored row numbers, ascending."""
         with self._read() as connection:
@@ -314,6 +326,13 @@ class Catalog:
         connection.execute(insert(meta_table).values(key=key, value=value))
 
 
+def _is_free(image_id: str, new_ids: Set[str]) -> bool:
+    """True, for an id whose image may be replaced. Raises IdTaken, which rolls everything back."""
+    if image_id in new_ids:
+        raise IdTaken(f"the id {image_id!r} was given to another image meanwhile")
+    return True
+
+
 def stored_descriptor(vector: Vectors) -> Vectors:
     """The value that reading `vector` back from the catalog gives (float16 precision)."""
     return vector.astype(np.float16).astype(np.float32)
@@ -340,8 +359,6 @@ def _configure(connection: Any, _: object) -> None:
         # Every commit reaches the disk before it is acknowledged.
         "synchronous=FULL",
         "foreign_keys=ON",
-        # Large blobs: fewer pages, and their log is folded back at a bounded size.
-        "wal_autocheckpoint=1000",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -71,6 +73,8 @@ class Describer:
         if options.max_side < 32:
             raise InvalidOption(f"max_side is {options.max_side}; it must be at least 32")
         self.options = options
+        # Decoding a large image takes a gigabyte: no more at once than keep the cores busy.
+        self._decoding = threading.BoundedSemaphore((os.cpu_count() or 1) + 2)
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
@@ -112,13 +116,14 @@ class Describer:
 
     def decode(self, data: bytes, *, box: Box | None = None) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
-        return decode(
-            data,
-            box=box,
-            max_side=self.options.max_side,
-            max_pixels=self.options.max_pixels,
-            max_bytes=self.options.max_bytes,
-        )
+        with self._decoding:
+            return decode(
+                data,
+                box=box,
+                max_side=self.options.max_side,
+                max_pixels=self.options.max_pixels,
+                max_bytes=self.options.max_bytes,
+            )
 
     def describe(self, images: Sequence[Pixels]) -> Vectors:
         """Raw descriptors of images of any shapes; (N, D) float32, row i for image i.

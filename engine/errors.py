@@ -31,6 +31,10 @@ class UnknownImage(EngineError):
     """No image is stored under this id."""
 
 
+class IdTaken(EngineError):
+    """An id that was chosen for a new image was given to another one meanwhile."""
+
+
 class EmptyIndex(EngineError):
     """The operation needs at least one stored image."""
 

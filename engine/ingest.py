@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from engine.errors import EngineError, InvalidOption, StorageFull, StorageReadOnly
+from engine.errors import EngineError, IdTaken, InvalidOption, StorageFull, StorageReadOnly
 from engine.images import DecodedImage, digest
 from engine.searcher import Searcher, new_image
 from engine.types import AddOutcome, AddResult, Json, NewImage
@@ -109,7 +110,7 @@ def add_chunk(
     if stopping is not None and stopping.is_set():
         raise InterruptedError("stopped before the images were described")
     vectors = searcher.describe_many([image for _, image in fresh])
-    images: dict[str, tuple[int, NewImage]] = {}
+    described: list[tuple[int, NewImage]] = []
     for (position, image), vector in zip(fresh, vectors, strict=True):
         item = offered[position]
         if isinstance(vector, Exception):
@@ -117,7 +118,25 @@ def add_chunk(
                 raise InterruptedError("stopped while the images were described") from vector
             results[position] = AddResult(item.name, AddOutcome.FAILED, detail=str(vector))
             continue
-        image_id = item.id or _free_id(searcher, id_from_name(item.name), image.digest, images)
+        described.append((position, new_image(item.id or "", image, vector, item.metadata)))
+    while True:
+        try:
+            results |= _store(searcher, offered, described)
+            return [results[position] for position in range(len(offered))]
+        except IdTaken:
+            # Somebody else took a name between our look and our write: choose again.
+            continue
+
+
+def _store(
+    searcher: Searcher, offered: Sequence[Offered], described: Sequence[tuple[int, NewImage]]
+) -> dict[int, AddResult]:
+    """Give ids to images that have none and store all; the outcome of each by its position."""
+    results: dict[int, AddResult] = {}
+    images: dict[str, tuple[int, NewImage]] = {}
+    for position, image in described:
+        name = offered[position].name
+        image_id = image.id or _free_id(searcher, id_from_name(name), image.digest, images)
         if image_id in images:
             earlier, _ = images[image_id]
             results[earlier] = AddResult(
@@ -126,13 +145,14 @@ def add_chunk(
                 image_id,
                 "the same id was given again later in this upload",
             )
-        images[image_id] = (position, new_image(image_id, image, vector, item.metadata))
-    known = {image_id for image_id in images if searcher.catalog.has(image_id)}
-    searcher.store([image for _, image in images.values()])
+        images[image_id] = (position, replace(image, id=image_id))
+    chosen = {image_id for image_id, (position, _) in images.items() if not offered[position].id}
+    known = {image_id for image_id in images if searcher.catalog.has(image_id)} - chosen
+    searcher.store([image for _, image in images.values()], new_ids=chosen)
     for image_id, (position, _) in images.items():
         outcome = AddOutcome.REPLACED if image_id in known else AddOutcome.ADDED
         results[position] = AddResult(offered[position].name, outcome, image_id)
-    return [results[position] for position in range(len(offered))]
+    return results
 
 
 def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage | AddResult:
@@ -170,4 +190,9 @@ def _free_id(
 ) -> str:
     """`name`, or with the digest in it where another image has that id: nothing is replaced."""
     plain, unique = _candidate_ids(name, image_digest)
-    return plain if plain not in taken and not searcher.catalog.has(plain) else unique
+    numbered = (f"{number}-{unique}" for number in itertools.count(2))
+    return next(
+        candidate
+        for candidate in itertools.chain((plain, unique), numbered)
+        if candidate not in taken and not searcher.catalog.has(candidate)
+    )

@@ -50,7 +50,8 @@ def select_hits(
         bound = options.score_threshold
         return not (options.exclude_self and itself) and (bound is None or score >= bound)
 
-    kept = [(row, score) for row, score in ranked if wanted(row, score)]
+    # A row without a record was deleted while its vector could not be: it is gone.
+    kept = [(row, score) for row, score in ranked if row in records and wanted(row, score)]
     page = slice(options.offset, options.offset + options.limit)
     return tuple(
         Hit(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -154,8 +154,7 @@ class Searcher:
         try:
             number = self.generations.current()
             if number is not None:
-                loaded = self.generations.load(number, self.recipe)
-                view = _View(loaded.index, loaded.projection, loaded.manifest)
+                view = self._load(number)
             elif count > RAW_LIMIT:
                 log.warning("no generation is live; building one")
                 return self._build_view()
@@ -163,8 +162,20 @@ class Searcher:
             log.error("%s; rebuilding from the catalog", error)
             if count:
                 return self._build_view()
+            self.generations.discard()
         self._replay(view)
         return view
+
+    def _load(self, number: int) -> _View:
+        loaded = self.generations.load(number, self.recipe)
+        # Row numbers start again in a new catalog, and an older copy of it gives some out again:
+        # its rows would be answered with the vectors of other images.
+        if loaded.manifest.last_row > self.catalog.highest_row():
+            raise CorruptIndex(
+                f"generation {number} has rows up to {loaded.manifest.last_row}, the catalog only "
+                f"up to {self.catalog.highest_row()}: they do not belong together"
+            )
+        return _View(loaded.index, loaded.projection, loaded.manifest)
 
     def _build_view(self, progress: Progress | None = None) -> _View:
         rows = self.catalog.live_rows()
@@ -212,13 +223,21 @@ class Searcher:
             number = self.generations.current()
             if number is None:
                 raise NoGeneration("no generation has been built yet; build the index first")
-            loaded = self.generations.load(number, self.recipe)
-            view = _View(loaded.index, loaded.projection, loaded.manifest)
+            view = self._load(number)
             self._replay(view)
             with self._lock.writing():
                 self._replay(view)
                 self._view = view
             return number
+
+    def check(self) -> None:
+        """Raises CorruptIndex if catalog and vectors do not hold equally many images."""
+        with self._lock.reading():
+            stored, indexed = self.catalog.count(), len(self._view.index)
+        if stored != indexed:
+            raise CorruptIndex(
+                f"{stored} images are stored, but {indexed} indexed; restart to index them"
+            )
 
     def stats(self) -> IndexStats:
         view = self._view
@@ -277,20 +296,25 @@ class Searcher:
                 # Nobody waits for bulk work by the second: it yields until there is room.
                 time.sleep(0.05)
 
-    def store(self, images: Sequence[NewImage]) -> list[int]:
-        """Make images durable and searchable in one step; returns the rows they replaced."""
+    def store(self, images: Sequence[NewImage], *, new_ids: Set[str] = frozenset()) -> list[int]:
+        """Make images durable and searchable in one step; returns the rows they replaced.
+
+        Raises: IdTaken, storing nothing, if one of `new_ids` is stored already.
+        """
         if not images:
             return []
         with self._lock.writing():
-            _, replaced = self._store(images)
+            _, replaced = self._store(images, new_ids)
         return replaced
 
-    def _store(self, images: Sequence[NewImage]) -> tuple[list[int], list[int]]:
+    def _store(
+        self, images: Sequence[NewImage], new_ids: Set[str] = frozenset()
+    ) -> tuple[list[int], list[int]]:
         """New and replaced rows. The caller holds the lock for writing."""
         view = self._view
         vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
         projected = project(view.projection, vectors)
-        rows, replaced = self.catalog.put(images)
+        rows, replaced = self.catalog.put(images, new_ids=new_ids)
         view.index.change(np.array(rows, np.int64), projected, np.array(replaced, np.int64))
         return rows, replaced
 
@@ -384,7 +408,7 @@ class Searcher:
         return expand(query, view.index.vectors(others), method, background)
 
     def _background(self, view: _View) -> Background | None:
-        """Measured again whenever the collection has doubled; a function of its content."""
+        """Measured again whenever the collection has doubled or halved."""
         size = len(view.index)
         if size >= MIN_IMAGES and not view.background_of <= size < 2 * view.background_of:
             power = 1 << (size.bit_length() - 1)
@@ -419,4 +443,4 @@ def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Jso
 
 def _timed(answer: SearchAnswer, **seconds: float) -> SearchAnswer:
     timing = {name: 1000 * value for name, value in seconds.items()}
-    return SearchAnswer(**{**vars(answer), "timing_ms": {**timing, **answer.timing_ms}})
+    return replace(answer, timing_ms={**timing, **answer.timing_ms})

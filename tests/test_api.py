@@ -192,6 +192,57 @@ def test_a_damaged_archive_is_reported(client: TestClient) -> None:
     assert job["state"] == "partial"
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_damage_in_one_archive_leaves_the_other_files_alone(
+    client: TestClient, method: int
+) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", method) as archive:
+        archive.writestr("a.bmp", encode(scene(1), "BMP"))
+    damaged = bytearray(zipped.getvalue())
+    damaged[200:260] = bytes(60)
+    job = add(client, ("some.zip", bytes(damaged)), ("good.jpg", photo(2)))
+    assert (job["progress"]["added"], job["progress"]["failed"]) == (1, 1)
+
+
+def test_names_that_are_no_text_are_shown_as_well_as_possible(client: TestClient) -> None:
+    tarred = io.BytesIO()
+    with tarfile.open(
+        fileobj=tarred, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1"
+    ) as archive:
+        for name, data in (("café.jpg", photo(1)), ("thé.jpg", b"no image")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    job = add(client, ("names.tar", tarred.getvalue()))
+    errors = client.get(f"/jobs/{job['id']}/errors").json()["errors"]
+    assert [error["name"] for error in errors] == ["th?.jpg"]
+    assert search(client, photo(1))["results"][0]["id"] == "caf?.jpg"
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(8):
+            archive.writestr(f"{number}.bmp", bytes(1 << 20))
+    with make_client(tmp_path / "index", max_upload_mb=1, max_bulk_mb=1) as client:
+        job = add(client, ("bomb.zip", zipped.getvalue()))
+        assert job["state"] == "failed"
+        assert "unpacks to more than 4 MB" in job["error"]
+        assert list((tmp_path / "index" / "spool").iterdir()) == []
+
+
+def test_a_cancelled_job_that_had_not_begun_leaves_no_upload(
+    client: TestClient, tmp_path: Path
+) -> None:
+    many = [("files", (f"{seed}.jpg", photo(seed))) for seed in range(100)]
+    first = client.post("/index/add", files=many)
+    second = client.post("/index/add", files={"files": photo(200)})
+    assert client.delete(second.headers["Location"]).json()["state"] == "cancelled"
+    assert finished(client, first)["progress"]["added"] == 100
+    assert list((tmp_path / "index" / "spool").iterdir()) == []
+
+
 def test_build_reload_and_statistics(client: TestClient, tmp_path: Path) -> None:
     add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(60)])
     before = client.get("/admin/index").json()
@@ -253,6 +304,16 @@ def test_the_page_and_the_documentation_are_served(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     for path in ("/search", "/index/add", "/admin/index/build", "/admin/index/reload"):
         assert "post" in paths[path]
+
+
+def test_every_reference_of_the_openapi_document_resolves(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
+    assert references
+    for reference in references:
+        node = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
 
 
 def test_request_ids_are_echoed_or_made(client: TestClient) -> None:

@@ -135,6 +135,27 @@ def test_metadata_must_be_an_object(client: TestClient) -> None:
         check(client, answer, 422, word)
 
 
+def test_metadata_that_could_never_be_sent_back_is_refused(client: TestClient) -> None:
+    for text, word in (
+        (r'{"a": "\ud800"}', "surrogates"),
+        ('{"a": NaN}', "not JSON"),
+        ("[" * 60_000, "not JSON"),
+        (json.dumps({"a": "x" * 70_000}), "at most 65,536"),
+    ):
+        answer = client.put("/images/x", files={"image": photo(1)}, data={"metadata": text})
+        check(client, answer, 422, word)
+    assert client.get("/images/x").status_code == 404
+
+
+def test_other_web_sites_cannot_make_a_browser_change_anything(client: TestClient) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    answer = client.post("/index/add", files={"files": photo(9)}, headers=headers)
+    check(client, answer, 403, "another web site")
+    assert client.get("/livez", headers=headers).status_code == 200
+    own = {"Sec-Fetch-Site": "same-origin"}
+    assert client.post("/search", files={"image": photo(1)}, headers=own).status_code == 200
+
+
 def test_unknown_addresses_and_methods_are_problems_too(client: TestClient) -> None:
     check(client, client.get("/nowhere"), 404, "/nowhere")
     check(client, client.get("/search"), 405, "GET /search")
@@ -173,6 +194,7 @@ def test_an_internal_error_tells_its_request_id_and_nothing_else(client: TestCli
         state.service = searcher
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["X-Request-ID"] == answer.json()["request_id"]
     assert "Traceback" not in answer.text
 
 

@@ -265,3 +265,19 @@ def test_results_that_are_no_sequence_are_an_error_and_no_hang(answer: object, m
     batcher = make(lambda items: answer)
     with pytest.raises(TypeError):
         batcher.submit(1).result(WAIT_S)
+
+
+def test_callers_that_gave_up_make_room_for_others(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=8, max_queue=3)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    given_up = [batcher.submit(item) for item in range(3)]
+    with pytest.raises(Overloaded):
+        batcher.submit(3)
+    for future in given_up[:2]:
+        assert future.cancel()
+    later = [batcher.submit(item) for item in (4, 5)]
+    with pytest.raises(Overloaded):
+        batcher.submit(6)
+    gated.release.set()
+    assert results([given_up[2], *later]) == [20, 40, 50]

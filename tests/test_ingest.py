@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from engine.errors import InvalidOption, StorageFull, StorageReadOnly
 from engine.images import digest
 from engine.ingest import MAX_ID_LENGTH, Offered, add_chunk, check_id, id_from_name
 from engine.searcher import Searcher
-from engine.types import AddOutcome, AddResult, Json, SearchOptions
+from engine.types import AddOutcome, AddResult, Json, NewImage, SearchOptions
 from tests.drawing import encode, photo, scene
 
 ADDED, REPLACED = AddOutcome.ADDED, AddOutcome.REPLACED
@@ -194,7 +194,7 @@ def test_a_bad_disk_stops_the_whole_chunk(searcher: Searcher, error: Exception) 
 def test_a_disk_that_fills_up_while_storing_stops_the_whole_chunk(
     searcher: Searcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(images: object) -> list[int]:
+    def full(images: object, **_: object) -> list[int]:
         raise StorageFull("no room is left")
 
     monkeypatch.setattr(searcher.catalog, "put", full)
@@ -375,3 +375,31 @@ def test_files_of_a_folder_are_read_when_their_turn_comes(
     )
     assert [result.outcome for result in results] == [ADDED, FAILED, ADDED]
     assert "cannot be read" in (results[1].detail or "")
+
+
+def test_a_name_taken_while_an_image_is_described_is_not_replaced(searcher: Searcher) -> None:
+    """A put under the same id, acknowledged between the look at the catalog and the write."""
+    has, store = searcher.catalog.has, searcher.store
+    calls: list[str] = []
+
+    def late_put(images: Sequence[NewImage], *, new_ids: Set[str] = frozenset()) -> list[int]:
+        if not calls:
+            calls.append("put")
+            searcher.put("a.jpg", photo(1), {"mine": True})
+        return store(images, new_ids=new_ids)
+
+    searcher.store = late_put  # type: ignore[method-assign]
+    (result,) = add_chunk(searcher, [offer("a.jpg", photo(2))])
+    assert searcher.catalog.get("a.jpg").metadata == {"mine": True}
+    assert result.outcome is ADDED
+    assert result.id is not None and result.id != "a.jpg" and has(result.id)
+
+
+def test_a_name_finds_a_free_id_even_if_both_usual_ones_are_taken(searcher: Searcher) -> None:
+    data = photo(3)
+    with_digest = f"a-{digest(data)[:12]}.jpg"
+    searcher.put("a.jpg", photo(1), {})
+    searcher.put(with_digest, photo(2), {})
+    (result,) = add_chunk(searcher, [offer("a.jpg", data)])
+    assert result.id == f"2-{with_digest}"
+    assert len(stored(searcher)) == 3

@@ -830,3 +830,46 @@ def test_the_digest_of_a_stored_image_is_that_of_its_bytes(filled: Searcher) -> 
     record = filled.put("new", photo(FAR), {})[0]
     assert record.digest == hashlib.sha256(photo(FAR)).hexdigest()
     assert record.digest == filled.catalog.get("new").digest
+
+
+def test_a_generation_without_its_catalog_never_answers_for_new_images(
+    filled: Searcher, tmp_path: Path, reopened: Open
+) -> None:
+    """Row numbers start again in a new catalog: old vectors would stand for new images."""
+    filled.build()
+    filled.close()
+    for file in (tmp_path / "index").glob("catalog.sqlite*"):
+        file.unlink()
+    searcher = reopened()
+    assert searcher.stats().count == 0
+    for seed in range(FAR, FAR + 20):
+        searcher.put(str(seed), photo(seed), {})
+    searcher = reopened()
+    assert searcher.verify() == []
+    assert_finds_itself(searcher, range(FAR, FAR + 20))
+
+
+def test_an_older_catalog_beside_a_newer_generation_is_indexed_again(
+    filled: Searcher, tmp_path: Path, reopened: Open
+) -> None:
+    catalog = tmp_path / "index" / "catalog.sqlite"
+    with closing(sqlite3.connect(catalog)) as database:
+        database.execute("VACUUM INTO ?", (str(tmp_path / "backup.sqlite"),))
+    for seed in range(FAR, FAR + 5):
+        filled.put(str(seed), photo(seed), {})
+    filled.build()
+    filled.close()
+    for file in (tmp_path / "index").glob("catalog.sqlite*"):
+        file.unlink()
+    shutil.copy(tmp_path / "backup.sqlite", catalog)
+    searcher = reopened()
+    assert searcher.stats().count == COUNT
+    assert searcher.verify() == []
+    searcher.check()
+
+
+def test_check_notices_that_vectors_are_missing(filled: Searcher) -> None:
+    filled.check()
+    filled._view.index.remove(np.array([1], np.int64))
+    with pytest.raises(CorruptIndex, match=f"{COUNT} images are stored, but {COUNT - 1} indexed"):
+        filled.check()

@@ -199,3 +199,9 @@ def test_the_fields_of_the_recipe_are_settings_and_reach_the_recipe(describer: D
 )
 def test_the_url_is_one_that_can_be_opened(host: str, url: str) -> None:
     assert load_settings(host=host, port=80).url == url
+
+
+@pytest.mark.parametrize("written", ["photos", "/photos", "photos/", "/photos/"])
+def test_a_path_prefix_may_be_written_in_any_way(written: str) -> None:
+    assert load_settings(root_path=written).root_path == "/photos"
+    assert load_settings(root_path="/").root_path == ""

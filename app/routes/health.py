@@ -12,7 +12,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-def livez() -> HealthOut:
+async def livez() -> HealthOut:  # on the event loop: it must answer while every thread is busy
     """The process answers."""
     return HealthOut(status="ok")
 
@@ -20,7 +20,7 @@ def livez() -> HealthOut:
 @router.get("/readyz")
 def readyz(searcher: SearcherDep) -> HealthOut:
     """Model loaded, index consistent and made with this recipe; else a problem document."""
-    searcher.catalog.count()
+    searcher.check()
     return HealthOut(status="ok")
 
 

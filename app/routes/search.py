@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 
 from app.deps import RootDep, SearcherDep
 from app.schemas import SearchForm, SearchJson, SearchOut
-from app.uploads import SearchRequest, read_search
+from app.uploads import SearchRequest, inlined, read_search
 
 router = APIRouter(tags=["search"])
 
@@ -17,9 +17,9 @@ BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": SearchForm.model_json_schema()},
+            "multipart/form-data": {"schema": inlined(SearchForm.model_json_schema())},
             "application/json": {
-                "schema": SearchJson.model_json_schema(ref_template="#/components/schemas/{model}"),
+                "schema": inlined(SearchJson.model_json_schema()),
                 "example": {"query": {"id": "holiday/beach.jpg"}, "limit": 5},
             },
         },
@@ -42,5 +42,6 @@ def search(
     if request.id is not None:
         answer = searcher.search_id(request.id, options)
     else:
-        answer = searcher.search(request.image or b"", options)
+        assert request.image is not None, "a search has an image or an id"
+        answer = searcher.search(request.image, options)
     return SearchOut.of(answer, request.fields, uuid.uuid4().hex, root)
