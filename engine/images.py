@@ -160,13 +160,6 @@ def encode_jpeg(pixels: Pixels, *, quality: int = 90) -> bytes:
     return out.getvalue()
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """A lossless PNG of `pixels`."""
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
 def _open(data: bytes) -> Image.Image:
     formats = list(FORMATS)
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
