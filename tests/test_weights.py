@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 
+from engine.backbones import build_trunk
 from engine.backbones import weights as module
 from engine.backbones.untrained import untrained_state
 from engine.backbones.weights import Published, download, load_weights, state_digest
@@ -286,6 +288,55 @@ def test_weights_of_another_trunk_do_not_fit(tmp_path: Path, state: dict[str, Te
             Describer(SQUEEZENET, load_weights("squeezenet1_1", str(path)))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "layer"), [("vgg16", "relu1_2"), ("resnet101", "layer1"), ("resnet101", "layer4")]
+)
+def test_a_file_of_another_trunk_is_named_with_what_does_not_fit(
+    tmp_path: Path, state: dict[str, Tensor], backbone: str, layer: str
+) -> None:
+    save_file(state, tmp_path / "squeezenet.safetensors")
+    options = DescriberOptions(backbone=backbone, layer=layer, pooling="spoc", max_side=64)
+    message = (
+        rf"squeezenet\.safetensors' do not fit the trunk {backbone}: .*that {backbone} does not"
+    )
+    with pytest.raises(WeightsUnavailable, match=message):
+        Describer(options, load_weights(backbone, str(tmp_path / "squeezenet.safetensors")))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_file_of_resnet101_is_read_without_its_classifier_and_counts(
+    tmp_path: Path, suffix: str
+) -> None:
+    kept = {
+        "conv1.weight": torch.rand(2, 3, 7, 7),
+        "bn1.running_mean": torch.rand(2),
+        "layer1.0.conv1.weight": torch.rand(3, 2, 1, 1),
+        "layer4.2.bn3.running_var": torch.rand(5),
+    }
+    whole = {
+        **kept,
+        "bn1.num_batches_tracked": torch.tensor(9),
+        "layer1.0.bn1.num_batches_tracked": torch.tensor(9),
+        "fc.weight": torch.rand(4, 5),
+        "fc.bias": torch.rand(4),
+    }
+    path = tmp_path / f"resnet.{suffix}"
+    if suffix == "pth":
+        path.write_bytes(pth(whole))
+    else:
+        save_file(whole, path)
+    weights = load_weights("resnet101", str(path))
+    assert weights.state.keys() == kept.keys()
+    assert all(torch.equal(weights.state[name], kept[name]) for name in kept)
+    assert weights.digest == state_digest(kept)
+
+
+def test_the_digest_of_a_file_stays_what_indexes_have_stored(shared_data: Path) -> None:
+    path = shared_data / "squeezenet1_1" / "squeezenet1_1-imagenet-features.safetensors"
+    digest = load_weights("squeezenet1_1", str(path)).digest
+    assert digest == "ce3f4dcb95502eb82271d9468819f4f1f5bc6e97c2629a31d784931ff5e3eecf"
+
+
 def test_no_weights_are_bundled() -> None:
     with pytest.raises(WeightsUnavailable, match="use 'imagenet', 'untrained' or a file"):
         load_weights("squeezenet1_1", "bundled")
@@ -460,10 +511,17 @@ def test_auto_falls_back_to_untrained_weights_and_says_so(
 # Untrained weights
 
 
-def test_untrained_weights_are_the_same_on_every_machine() -> None:
-    # Not trained nor tuned here: a change of this value invalidates existing indexes.
-    digest = load_weights("squeezenet1_1", "untrained").digest
-    assert digest == "e2c2cbdfff2032c6eb23d4ac90ed8905166a9edcba2e8c405baa101068967104"
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    # Not trained nor tuned here: a change of these values invalidates existing indexes.
+    [
+        ("vgg16", "a96ed522356ad0c905b2e634d61d832648f9f72588b28a230563240b417cd1cd"),
+        ("squeezenet1_1", "e2c2cbdfff2032c6eb23d4ac90ed8905166a9edcba2e8c405baa101068967104"),
+        ("resnet101", "08305484d453c6c515c618220f342230afb30ae9b07405e145e2ed567b99e889"),
+    ],
+)
+def test_untrained_weights_are_the_same_on_every_machine(backbone: str, expected: str) -> None:
+    assert load_weights(backbone, "untrained").digest == expected
 
 
 def test_untrained_weights_differ_by_seed() -> None:
@@ -473,9 +531,10 @@ def test_untrained_weights_differ_by_seed() -> None:
     assert not any(torch.equal(first[name], other[name]) for name in filters)
 
 
-def test_an_untrained_filter_has_the_scale_of_he() -> None:
-    for name, value in untrained_state("squeezenet1_1").items():
-        if name.endswith("weight"):
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", "resnet101"])
+def test_an_untrained_filter_has_the_scale_of_he(backbone: str) -> None:
+    for value in untrained_state(backbone).values():
+        if value.ndim == 4:
             energy = value.double().square().sum(dim=(1, 2, 3))
             torch.testing.assert_close(energy, torch.full_like(energy, 2.0))
 
@@ -508,3 +567,30 @@ def test_the_first_untrained_layer_is_drawn_as_described() -> None:
         np.testing.assert_allclose(state["features.0.weight"][k].numpy(), values, rtol=1e-6)
     biases = 1.5 * draw.standard_normal(64)
     np.testing.assert_allclose(state["features.0.bias"].numpy(), biases, rtol=1e-6)
+
+
+def test_untrained_batch_norms_pass_on_what_they_are_given() -> None:
+    state = untrained_state("resnet101")
+    assert len(state) == 104 * 5  # convolutions, each with the four entries of its batch norm
+    for name, value in state.items():
+        if name == "bn1.bias":
+            # The first convolution has no biases of its own for the ranges of colour.
+            assert 1 < value.std() < 2
+        elif name.endswith(("bias", "running_mean")):
+            assert value.count_nonzero() == 0
+        elif value.ndim == 1:
+            scale = 0.3 if name.endswith("bn3.weight") else 1.0
+            assert torch.equal(value, torch.full_like(value, scale)), name
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_activations_neither_explode_nor_vanish_in_an_untrained_resnet101(seed: int) -> None:
+    trunk = build_trunk("resnet101", "layer1+layer2+layer3+layer4")
+    trunk.load(untrained_state("resnet101", seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2, 3, 96, 128, generator=generator)
+    smooth = interpolate(torch.randn(2, 3, 6, 8, generator=generator), (96, 128), mode="bilinear")
+    with torch.inference_mode():
+        for images in (noise, smooth):
+            for features in trunk.maps(images):
+                assert 0.1 < features.std() < 10

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from engine.backbones.trunk import Trunk
-from engine.errors import InvalidOption
+from engine.backbones.trunk import Layer, Trunk
 
 
 class Fire(nn.Module):
@@ -31,34 +31,37 @@ class Fire(nn.Module):
 
 
 class SqueezeNet11(Trunk):
-    """SqueezeNet 1.1 up to its last fire module, `fire9`: 512 channels, stride 16."""
+    """SqueezeNet 1.1 up to one of its fire modules; the last has 512 channels, stride 16."""
 
     name = "squeezenet1_1"
-    channels = 512
-    stride = 16
-    layers: ClassVar[tuple[str, ...]] = ("fire9",)
+    table: ClassVar[dict[str, Layer]] = {
+        "fire2": Layer("3", 128, 4),
+        "fire3": Layer("4", 128, 4),
+        "fire4": Layer("6", 256, 8),
+        "fire5": Layer("7", 256, 8),
+        "fire6": Layer("9", 384, 16),
+        "fire7": Layer("10", 384, 16),
+        "fire8": Layer("11", 512, 16),
+        "fire9": Layer("12", 512, 16),
+    }
+    layers = tuple(table)
+    default_layer = "fire9"
 
-    def __init__(self, layer: str = "fire9") -> None:
-        super().__init__()
-        if layer not in self.layers:
-            raise InvalidOption(f"squeezenet1_1 has no layer {layer!r}; choose from {self.layers}")
-        self.layer = layer
-
+    @classmethod
+    def network(cls) -> Iterator[tuple[str, nn.Module]]:
         def pool() -> nn.MaxPool2d:
             return nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
 
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=3, stride=2),
-            nn.ReLU(inplace=True),
-            pool(),
-            Fire(64, 16, 64),
-            Fire(128, 16, 64),
-            pool(),
-            Fire(128, 32, 128),
-            Fire(256, 32, 128),
-            pool(),
-            Fire(256, 48, 192),
-            Fire(384, 48, 192),
-            Fire(384, 64, 256),
-            Fire(512, 64, 256),
-        )
+        yield "0", nn.Conv2d(3, 64, kernel_size=3, stride=2)
+        yield "1", nn.ReLU(inplace=True)
+        yield "2", pool()
+        yield "3", Fire(64, 16, 64)
+        yield "4", Fire(128, 16, 64)
+        yield "5", pool()
+        yield "6", Fire(128, 32, 128)
+        yield "7", Fire(256, 32, 128)
+        yield "8", pool()
+        yield "9", Fire(256, 48, 192)
+        yield "10", Fire(384, 48, 192)
+        yield "11", Fire(384, 64, 256)
+        yield "12", Fire(512, 64, 256)

@@ -6,48 +6,34 @@ import contextlib
 import hashlib
 import logging
 import os
-import pickle
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.backbones.untrained import untrained_state
+from engine.backbones.weight_files import Preprocessing, read_state
 from engine.errors import InvalidOption, WeightsUnavailable
+
+__all__ = [
+    "PUBLISHED",
+    "Preprocessing",
+    "Progress",
+    "Published",
+    "Weights",
+    "default_cache_dir",
+    "download",
+    "load_weights",
+    "state_digest",
+]
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all or 0) while a file is downloaded."""
-
-_UNREADABLE = (
-    AssertionError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-)
-"""What the readers raise on files that are damaged or something else."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How pixels in [0, 1] become the input of a trunk: (x - mean) / std, per RGB channel."""
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -86,6 +72,9 @@ PUBLISHED = {
     "vgg16": Published("https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"),
     "squeezenet1_1": Published(
         "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth", "b8a52dc0"
+    ),
+    "resnet101": Published(
+        "https://download.pytorch.org/models/resnet101-63fe2227.pth", "63fe2227"
     ),
 }
 
@@ -140,7 +129,7 @@ def load_weights(
 
 
 def _from_file(path: Path) -> Weights:
-    state, preprocessing = _read(path)
+    state, preprocessing = read_state(path)
     digest = state_digest(state)
     if preprocessing != Preprocessing():
         digest = hashlib.sha256(f"{digest} {preprocessing}".encode()).hexdigest()
@@ -184,7 +173,7 @@ def _imagenet(
     else:
         path = folder / published.file_name
         download(published, path, connect_timeout_s=connect_timeout_s, progress=progress)
-    state, preprocessing = _read(path)
+    state, preprocessing = read_state(path)
     return Weights(
         name="imagenet",
         digest=state_digest(state),
@@ -239,51 +228,6 @@ def download(
         # Not even its folder may exist; that is no second error.
         with contextlib.suppress(OSError):
             partial.unlink()
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
-    """The `features.*` entries of a state-dict file, float32, and its preprocessing."""
-    try:
-        if path.suffix == ".safetensors":
-            state, preprocessing = _read_safetensors(path)
-        else:
-            # weights_only: a pickle may otherwise run any code.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            preprocessing = Preprocessing()
-    except _UNREADABLE as error:
-        raise WeightsUnavailable(
-            f"cannot read weights from {path} ({type(error).__name__}: {error}); "
-            "it must be a state dict saved as .safetensors or by torch.save"
-        ) from error
-    if not isinstance(state, dict) or not all(torch.is_tensor(v) for v in state.values()):
-        raise WeightsUnavailable(f"{path} does not hold a state dict of tensors")
-    trunk = {key: value.float() for key, value in state.items() if str(key).startswith("features.")}
-    if not trunk:
-        raise WeightsUnavailable(
-            f"{path} has no entry named 'features.*'; its first names are {list(state)[:3]}"
-        )
-    return trunk, preprocessing
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        state = {key: file.get_tensor(key) for key in file.keys()}
-    default = Preprocessing()
-    return state, Preprocessing(
-        mean=_triple(metadata.get("mean"), default.mean),
-        std=_triple(metadata.get("std"), default.std),
-    )
-
-
-def _triple(text: str | None, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    if text is None:
-        return default
-    try:
-        red, green, blue = (float(part) for part in text.strip("[]() ").split(","))
-    except ValueError as error:
-        raise WeightsUnavailable(f"metadata {text!r} is not three numbers") from error
-    return red, green, blue
 
 
 def state_digest(state: dict[str, Tensor]) -> str:
