@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import InvalidOption
-from engine.images import Box
-
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .avif .gif .tif .tiff .bmp .heic .heif".split()
-)
+from engine.images import SUFFIXES, Box
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file that is read when its turn comes; `box` is the part of it that is meant."""
+    """A file that is read when its turn comes; see `engine.describer.Source`."""
 
     path: Path
     box: Box | None = None
+    upright: bool = True
 
     def read(self) -> bytes:
         return self.path.read_bytes()

@@ -19,11 +19,17 @@ from engine.types import Pixels
 Image.MAX_IMAGE_PIXELS = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .avif .gif .tif .tiff .bmp .heic .heif".split()
+)
+"""Of files that are taken for images where nothing names them."""
+
 MIN_SIDE = 16
 """Pixels. Below this nothing is left of an image after a trunk of stride 16 or 32."""
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of the upright original."""
+"""Left, top, right, bottom in pixels of the upright original (of the stored one, if that is asked
+for)."""
 
 _DECODER_ERRORS = (
     ArithmeticError,
@@ -82,12 +88,15 @@ def decode(
     box: Box | None = None,
     max_pixels: int = 100_000_000,
     max_bytes: int = 64 << 20,
+    upright: bool = True,
 ) -> DecodedImage:
     """Decode an image file; the longest side becomes at most `max_side`, never upsampled.
 
     JPEGs are decoded at a reduced DCT scale where that suffices (`draft`), EXIF orientation is
     applied, transparency is laid over white, only the first frame of an animation is read.
     With a `box` that part is cut out first and scaled as the whole image would have been.
+    Without `upright` pixels, size and box are those that are stored, as published ground truths
+    mean them (but in TIFF and HEIC files, whose decoders always apply the orientation).
 
     Raises:
         ImageTooLarge: more than `max_bytes` bytes.
@@ -125,16 +134,16 @@ def decode(
             image.draft("RGB", (max_side, max_side))
         image.load()
         # Transposed before resizing, so that all eight orientations give the same pixels.
-        orientation = _orientation(image)
-        upright = _upright(image, orientation)
+        orientation = _orientation(image) if upright else 1
+        turned = _upright(image, orientation)
         if orientation >= 5:
             width, height = height, width
         if box is None:
             # From the size in the file: that of a reduced JPEG is rounded up.
-            shown, size = upright, _fitted((width, height), max_side)
+            shown, size = turned, _fitted((width, height), max_side)
         else:
-            shown = _cut(upright, box)
-            size = _fitted(shown.size, _scaled(max_side, shown, upright))
+            shown = _cut(turned, box)
+            size = _fitted(shown.size, _scaled(max_side, shown, turned))
         pixels = np.asarray(_resize(_to_rgb(shown), size))
     except _DECODER_ERRORS as error:
         raise BadImage(f"the {format_name} image is damaged: {error}") from error

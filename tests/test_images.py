@@ -294,6 +294,38 @@ def test_every_orientation_of_a_lossy_file_gives_nearly_the_same_pixels(
     assert (decoded.width, decoded.height) == (288, 208)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_the_orientation_can_be_left_alone(orientation: int, kind: str) -> None:
+    upright = array(scene(3, (150, 110)))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = stored(upright, orientation, kind, **options)
+    as_stored = STORED[orientation](upright)
+    height, width, _ = as_stored.shape
+    decoded = decode(data, max_side=4096, upright=False)
+    assert np.array_equal(decoded.pixels, as_stored)
+    assert (decoded.width, decoded.height) == (width, height)
+    part = decode(data, max_side=4096, box=(10, 30, 77, 95), upright=False)
+    assert np.array_equal(part.pixels, as_stored[30:95, 10:77])
+
+
+def test_the_orientation_of_a_large_jpeg_can_be_left_alone() -> None:
+    upright = array(scene(3, (288, 208)))
+    data = stored(upright, 6, "JPEG", quality=95)
+    decoded = decode(data, max_side=64, upright=False)
+    plain = decode(png_of(np.ascontiguousarray(STORED[6](upright))), max_side=64)
+    assert mean_difference(decoded.pixels, plain.pixels) < 5
+    assert (decoded.width, decoded.height) == (208, 288)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "HEIF"])
+def test_decoders_that_turn_the_image_themselves_do_so_always(kind: str) -> None:
+    data = stored(array(scene(3, (150, 110))), 6, kind)
+    decoded = decode(data, max_side=4096, upright=False)
+    assert np.array_equal(decoded.pixels, whole(data).pixels)
+    assert (decoded.width, decoded.height) == (150, 110)
+
+
 @pytest.mark.parametrize("size", [(1600, 1599), (1599, 1600)])
 def test_an_almost_square_photo_keeps_its_width_and_height(size: tuple[int, int]) -> None:
     decoded = decode(photo(1, size), max_side=100)

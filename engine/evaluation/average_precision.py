@@ -1,4 +1,4 @@
-"""Average precision as the Oxford tool computes it."""
+"""Average precision as the Oxford tool computes it, and precision at k as ROxford5k does."""
 
 from __future__ import annotations
 
@@ -30,6 +30,25 @@ def average_precision(positive_ranks: Sequence[int], positives: int) -> float:
         after = (found + 1) / (rank + 1)
         total += (before + after) / 2
     return total / positives
+
+
+def precision_at(positive_ranks: Sequence[int], k: int) -> float:
+    """Share of positives among the first k' of a ranking, k' = min(rank of the last positive, k).
+
+    A query with fewer than k positives that are all in front is thus not marked down.
+
+    Args:
+        positive_ranks: ranks of all positives, from 0, junk removed; in any order.
+        k: at least 1.
+
+    Returns: a value in [0, 1]; 0 if there is no positive. Raises: ValueError if k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    if not positive_ranks:
+        return 0.0
+    reach = min(max(positive_ranks) + 1, k)
+    return sum(rank < reach for rank in positive_ranks) / reach
 
 
 def ranking_average_precision(
