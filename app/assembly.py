@@ -12,6 +12,7 @@ from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
 from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
+from engine.pooling import format_spec, parse_spec
 from engine.searcher import Searcher
 from engine.types import Recipe
 
@@ -70,21 +71,33 @@ def with_recipe(settings: Settings, recipe: Recipe) -> Settings:
     conflicts = [
         f"{name} is {stored[name]}, not {wishes[name]}"
         for name in RECIPE_FIELDS
-        if name != "weights"  # decided by content, in `open_searcher`
+        if name not in ("weights", "pooling")  # by content: in `open_searcher`, and below
         and settings.chosen(name)
         and wishes[name] is not None
         and wishes[name] != stored[name]
     ]
+    own_pooling = format_spec(recipe.pooling, recipe.pooling_options)
+    if settings.chosen("pooling") and not _agrees(settings.pooling, recipe):
+        conflicts.append(f"pooling is {own_pooling}, not {settings.pooling}")
     if conflicts:
         raise IndexMismatch(
             f"the index in {settings.data_dir} was made with another recipe "
             f"({'; '.join(conflicts)}): leave these options out, or choose another --data-dir"
         )
     own = {name: stored[name] for name in RECIPE_FIELDS if name != "weights"}
+    own["pooling"] = own_pooling
     weights = settings.weights
     if not settings.chosen("weights") or weights == "auto":
         weights = recipe.weights
     return settings.model_copy(update={**own, "weights": weights})
+
+
+def _agrees(spec: str, recipe: Recipe) -> bool:
+    """Whether a wish for a pooling says nothing else than the recipe does."""
+    name, options = parse_spec(spec)
+    return name == recipe.pooling and all(
+        recipe.pooling_options.get(key) == value for key, value in options.items()
+    )
 
 
 @dataclass(frozen=True)

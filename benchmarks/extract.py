@@ -23,6 +23,7 @@ class Memory:
 
     data: bytes
     box: Box | None = None
+    upright: bool = True
 
     def read(self) -> bytes:
         return self.data

@@ -75,6 +75,11 @@ def learned_cooccurrence(features: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(features * mask, weight, padding=size // 2) / (channels - 1) * mask
 
 
+def cooccurrence_vector(cooccurrences: Tensor) -> Tensor:
+    """C_V, the total co-occurrence of each channel: (B, C, H, W) -> (B, C) (Eq 4)."""
+    return cooccurrences.sum(dim=(2, 3))
+
+
 def direct_filter(channels: int, radius: int = 4) -> Tensor:
     """The published filter: 1 between different channels, 0 from a channel to itself (Eq 5).
 

@@ -19,7 +19,7 @@ from engine.backbones import build_trunk
 from engine.backbones.weights import Weights
 from engine.errors import BadImage, EngineError, InvalidOption, WeightsUnavailable
 from engine.images import Box, DecodedImage, decode
-from engine.pooling import Pooling, build_pooling
+from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
 from engine.postprocess import l2_normalize, signed_sqrt
 from engine.types import Pixels, Recipe, Vectors
 
@@ -48,13 +48,20 @@ class DescriberOptions:
     max_bytes: int = 64 << 20
     projection_dim: int = 512
     projection_power: float = 0.25
+    projection_shrinkage: float = 0.0
 
 
 class Source(Protocol):
-    """An image whose bytes can be read when its turn comes; `box` is the part that is meant."""
+    """An image whose bytes can be read when its turn comes; `box` is the part that is meant.
+
+    `upright` says whether its EXIF orientation is applied; a box then counts from there.
+    """
 
     @property
     def box(self) -> Box | None: ...
+
+    @property
+    def upright(self) -> bool: ...
 
     def read(self) -> bytes: ...
 
@@ -66,8 +73,20 @@ class Describer:
     whoever calls, so put `engine.batcher.Batcher` in front where several callers compete.
     """
 
-    def __init__(self, options: DescriberOptions, weights: Weights) -> None:
-        """Build the trunk on its device. Raises InvalidOption or WeightsUnavailable."""
+    def __init__(
+        self,
+        options: DescriberOptions,
+        weights: Weights,
+        *,
+        cooccurrence_filter: Tensor | None = None,
+    ) -> None:
+        """Build the trunk on its device.
+
+        Args:
+            cooccurrence_filter: (C, C, 2r+1, 2r+1), for poolings with a learned co-occurrence.
+
+        Raises: InvalidOption or WeightsUnavailable.
+        """
         if not options.scales or not all(0.1 <= scale <= 2.0 for scale in options.scales):
             raise InvalidOption(f"scales are {options.scales}; each must be in [0.1, 2]")
         if options.max_side < 32:
@@ -80,21 +99,28 @@ class Describer:
         self.dtype = choose_dtype(options.precision, self.device)
         trunk = build_trunk(options.backbone, options.layer)
         try:
-            # The parameters of a cut-off trunk are a prefix of the published ones.
-            trunk.load_state_dict(weights.state, strict=True)
-        except RuntimeError as error:
+            trunk.load(weights.state)
+        except ValueError as error:
             raise WeightsUnavailable(
                 f"weights {weights.name!r} do not fit the trunk {options.backbone}: {error}"
             ) from error
         self.trunk = trunk.prepare(self.device, self.dtype)
-        self.pooling = build_pooling(options.pooling, trunk.channels).to(self.device)
+        self._filter = cooccurrence_filter
+        self.pooling = self.build_pooling(options.pooling)
         mean, std = weights.preprocessing.mean, weights.preprocessing.std
         self._mean = torch.tensor(mean, device=self.device).reshape(1, 3, 1, 1) * 255
         self._inverse_std = 1 / (torch.tensor(std, device=self.device).reshape(1, 3, 1, 1) * 255)
 
+    def build_pooling(self, spec: str) -> Pooling:
+        """A pooling for the maps of this trunk, frozen. Raises InvalidOption."""
+        pooling = build_pooling(spec, self.trunk.map_channels)
+        load_filter(pooling, self._filter)
+        return pooling.eval().requires_grad_(False).to(self.device)
+
     @property
     def recipe(self) -> Recipe:
         """What the descriptors mean; see `Recipe`."""
+        name, _ = parse_spec(self.options.pooling)
         return Recipe(
             backbone=self.options.backbone,
             layer=self.trunk.layer,
@@ -102,24 +128,26 @@ class Describer:
             weights_digest=self.weights.digest,
             max_side=self.options.max_side,
             scales=self.options.scales,
-            pooling=self.options.pooling,
+            pooling=name,
             pooling_options=self.pooling.options,
             pooling_digest=self.pooling.digest(),
             raw_dim=self.pooling.dim,
             projection_dim=self.options.projection_dim,
             projection_power=self.options.projection_power,
+            projection_shrinkage=self.options.projection_shrinkage,
         )
 
     @property
     def precision(self) -> str:
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
-    def decode(self, data: bytes, *, box: Box | None = None) -> DecodedImage:
+    def decode(self, data: bytes, *, box: Box | None = None, upright: bool = True) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
         with self._decoding:
             return decode(
                 data,
                 box=box,
+                upright=upright,
                 max_side=self.options.max_side,
                 max_pixels=self.options.max_pixels,
                 max_bytes=self.options.max_bytes,
@@ -157,22 +185,30 @@ class Describer:
 
     @torch.inference_mode()
     def _describe_batch(self, pixels: Tensor, poolings: Sequence[Pooling]) -> list[Tensor]:
-        images = self.normalise(pixels)  # (B, 3, H, W)
         totals: list[Tensor | float] = [0.0 for _ in poolings]
-        for scale in self.options.scales:
-            features = self.features(self._resize(images, scale)).float()  # (B, C, h, w)
+        for maps in self.maps(pixels):
             for position, pooling in enumerate(poolings):
-                pooled = pooling(features)  # (B, D)
+                pooled = pooling(maps[0] if len(maps) == 1 else maps)  # (B, D)
                 rooted = signed_sqrt(pooled) if pooling.signed_root else pooled
                 totals[position] = totals[position] + l2_normalize(rooted)
         return [l2_normalize(torch.as_tensor(total)) for total in totals]
 
-    def features(self, images: Tensor) -> Tensor:
-        """The trunk on normalised images: (B, 3, H, W) to (B, C, h, w) in the chosen precision."""
-        activations: Tensor = self.trunk(
-            images.to(dtype=self.dtype, memory_format=torch.channels_last)
-        )
-        return activations
+    def maps(self, pixels: Tensor) -> Iterator[list[Tensor]]:
+        """For each scale, the activations of each layer of the recipe.
+
+        Args:
+            pixels: (B, H, W, 3) bytes.
+
+        Yields: float32 maps (B, C_i, h_i, w_i), shallow to deep.
+        """
+        images = self.normalise(pixels)  # (B, 3, H, W)
+        for scale in self.options.scales:
+            resized = self._resize(images, scale)
+            yield [features.float() for features in self.features(resized)]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The trunk on normalised images (B, 3, H, W), in the chosen precision."""
+        return self.trunk.maps(images.to(dtype=self.dtype, memory_format=torch.channels_last))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) bytes to (B, 3, H, W) float32, padded by its edges to the smallest map."""
@@ -214,6 +250,21 @@ class Describer:
             alone met. Order may change within a window of a few batches.
         """
         chosen = [self.pooling] if poolings is None else poolings
+        for window in self.load(items, workers=workers):
+            good: list[tuple[T, Pixels]] = []
+            for key, loaded in window:
+                if isinstance(loaded, EngineError):
+                    yield key, loaded
+                else:
+                    good.append((key, loaded))
+            described = self.describe_with([pixels for _, pixels in good], chosen)
+            for row, (key, _) in enumerate(good):
+                yield key, [vectors[row] for vectors in described]
+
+    def load(
+        self, items: Iterable[tuple[T, Source]], *, workers: int = 2
+    ) -> Iterator[list[tuple[T, Pixels | EngineError]]]:
+        """Pixels of many images, a few batches at a time; the next ones are decoded meanwhile."""
         window = 4 * self.options.batch_size
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
             waiting: list[tuple[T, Future[Pixels | EngineError]]] = []
@@ -229,29 +280,15 @@ class Describer:
                 if not waiting:
                     return
                 head, waiting = waiting[:window], waiting[window:]
-                yield from self._describe_window(head, chosen)
+                yield [(key, future.result()) for key, future in head]
 
     def _load(self, source: Source) -> Pixels | EngineError:
         try:
-            return self.decode(source.read(), box=source.box).pixels
+            return self.decode(source.read(), box=source.box, upright=source.upright).pixels
         except EngineError as error:
             return error
         except OSError as error:
             return BadImage(f"cannot read the file: {error}")
-
-    def _describe_window(
-        self, head: list[tuple[T, Future[Pixels | EngineError]]], poolings: Sequence[Pooling]
-    ) -> Iterator[tuple[T, list[Vectors] | EngineError]]:
-        good: list[tuple[T, Pixels]] = []
-        for key, future in head:
-            loaded = future.result()
-            if isinstance(loaded, EngineError):
-                yield key, loaded
-            else:
-                good.append((key, loaded))
-        described = self.describe_with([pixels for _, pixels in good], poolings)
-        for row, (key, _) in enumerate(good):
-            yield key, [vectors[row] for vectors in described]
 
 
 def choose_device(name: str) -> torch.device:

@@ -45,6 +45,7 @@ class Recipe:
     raw_dim: int
     projection_dim: int
     projection_power: float
+    projection_shrinkage: float = 0.0
 
     def to_json(self) -> Json:
         """A plain object; `from_json` gives the recipe back."""
@@ -58,6 +59,9 @@ class Recipe:
     def fingerprint(self) -> str:
         """SHA-256 over the recipe, as 64 hexadecimal digits."""
         content = {name: value for name, value in self.to_json().items() if name != "weights"}
+        if not self.projection_shrinkage:
+            # Indexes from before there was this entry keep their fingerprint.
+            del content["projection_shrinkage"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Recipe) -> list[str]:

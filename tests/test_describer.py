@@ -110,7 +110,7 @@ def test_a_linear_descriptor_is_its_formula(weights: Weights, pooling: str) -> N
     describer = build(weights, pooling=pooling)
     pixels = drawn(1)
     with torch.inference_mode():
-        features = describer.features(describer.normalise(torch.from_numpy(pixels[None].copy())))
+        (features,) = describer.features(describer.normalise(torch.from_numpy(pixels[None].copy())))
     maps = features[0].double().cpu().numpy().reshape(512, -1)
     pooled = {
         "mac": maps.max(axis=1),
@@ -291,6 +291,7 @@ class Held:
 
     data: bytes
     box: Box | None = None
+    upright: bool = True
 
     def read(self) -> bytes:
         return self.data
@@ -298,6 +299,7 @@ class Held:
 
 class Vanished:
     box = None
+    upright = True
 
     def read(self) -> bytes:
         raise FileNotFoundError("it was here a minute ago")
@@ -428,6 +430,7 @@ def test_the_fingerprint_depends_on_every_field_of_a_recipe_but_the_name(
         "raw_dim": 1,
         "projection_dim": 1,
         "projection_power": 0.0,
+        "projection_shrinkage": 0.1,
     }
     assert changes.keys() | {"weights"} == recipe.to_json().keys()
     prints = {replace(recipe, **{name: value}).fingerprint for name, value in changes.items()}

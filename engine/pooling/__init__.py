@@ -2,110 +2,103 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.cooccurrence import direct_cooccurrence
 from engine.errors import InvalidOption
-from engine.pooling import linear
-from engine.pooling.bilinear import CompactBilinear
+from engine.pooling.base import Option, Pooling
+from engine.pooling.first_order import ChCoScT, Crow, Gem, Mac, Spoc, Ucrow
+from engine.pooling.layered import Layered
+from engine.pooling.regions import RMac
+from engine.pooling.second_order import (
+    BilinearActivations,
+    BilinearCooccurrence,
+    CompactBilinearActivations,
+    CompactBilinearCooccurrence,
+)
+from engine.pooling.spec import format_spec, parse_spec
+from engine.pooling.tensors import LearnedCooccurrence
 
-
-class Pooling(nn.Module):
-    """A feature map (B, C, H, W) to a descriptor (B, dim), not yet rooted or normalised.
-
-    `options` are the parameters that enter the fingerprint; `signed_root` says whether the
-    signed square root comes before L2, as for all second-order poolings.
-    """
-
-    dim: int
-    options: Mapping[str, float | int | str]
-    signed_root = False
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.dim = channels
-        self.options = {}
-
-    def digest(self) -> str:
-        """SHA-256 over the buffers (the hash functions), as 64 hexadecimal digits."""
-        content = hashlib.sha256()
-        for name, values in sorted(self.state_dict().items()):
-            content.update(f"{name}:{values.dtype}:{tuple(values.shape)}".encode())
-            content.update(values.cpu().numpy().tobytes())
-        return content.hexdigest()
-
-
-class Mac(Pooling):
-    def forward(self, features: Tensor) -> Tensor:
-        return linear.mac(features)
-
-
-class Spoc(Pooling):
-    def forward(self, features: Tensor) -> Tensor:
-        return linear.spoc(features)
-
-
-class Gem(Pooling):
-    def __init__(self, channels: int, p: float = 3.0) -> None:
-        super().__init__(channels)
-        self.p = p
-        self.options = {"p": p}
-
-    def forward(self, features: Tensor) -> Tensor:
-        return linear.gem(features, p=self.p)
-
-
-class CompactBilinearActivations(Pooling):
-    """Compact bilinear pooling of the activations with themselves, BP(AA)."""
-
-    signed_root = True
-
-    def __init__(self, channels: int, dim: int = 8192, seed: int = 0) -> None:
-        super().__init__(channels)
-        self.dim = dim
-        self.options = {"dim": dim, "seed": seed}
-        self.sketch = CompactBilinear(channels, dim, seed)
-
-    def forward(self, features: Tensor) -> Tensor:
-        pooled: Tensor = self.sketch(features, features)
-        return pooled
-
-
-class CompactBilinearCooccurrence(Pooling):
-    """Compact bilinear pooling of the activations with their co-occurrences, BP(AC_T)."""
-
-    signed_root = True
-
-    def __init__(self, channels: int, dim: int = 8192, seed: int = 0, radius: int = 4) -> None:
-        super().__init__(channels)
-        self.dim = dim
-        self.radius = radius
-        self.options = {"dim": dim, "seed": seed, "radius": radius}
-        self.sketch = CompactBilinear(channels, dim, seed)
-
-    def forward(self, features: Tensor) -> Tensor:
-        pooled: Tensor = self.sketch(features, direct_cooccurrence(features, self.radius))
-        return pooled
-
+__all__ = [
+    "POOLINGS",
+    "Option",
+    "Pooling",
+    "build_pooling",
+    "format_spec",
+    "load_filter",
+    "parse_spec",
+]
 
 POOLINGS: dict[str, type[Pooling]] = {
     "mac": Mac,
     "spoc": Spoc,
     "gem": Gem,
+    "ucrow": Ucrow,
+    "crow": Crow,
+    "chco_sct": ChCoScT,
+    "rmac": RMac,
+    "bp_aa": BilinearActivations,
+    "bp_ac": BilinearCooccurrence,
     "cbp_aa": CompactBilinearActivations,
     "cbp_ac": CompactBilinearCooccurrence,
 }
 
 
-def build_pooling(name: str, channels: int, **options: Any) -> Pooling:
-    """The pooling called `name` for maps of `channels` channels. Raises InvalidOption."""
+def build_pooling(spec: str, channels: int | Sequence[int], **options: Option) -> Pooling:
+    """The pooling that `spec` describes, e.g. `gem` or `cbp_ac:dim=4096,mask=sptd`.
+
+    Args:
+        channels: C of the map, or of each of several maps, which are then pooled one by one and
+            concatenated.
+        options: in addition to those in `spec`.
+
+    Raises: InvalidOption naming what is unknown or out of range.
+    """
+    name, given = parse_spec(spec)
     if name not in POOLINGS:
         raise InvalidOption(f"pooling {name!r} is unknown; choose from {', '.join(POOLINGS)}")
+    kind, chosen = POOLINGS[name], {**given, **options}
+    known = inspect.signature(kind).parameters
+    for key, value in chosen.items():
+        if key == "channels" or key not in known:
+            offered = ", ".join(option for option in known if option != "channels")
+            raise InvalidOption(f"pooling {name!r} has no option {key!r}; it has {offered}")
+        if not _fits(value, str(known[key].annotation)):
+            raise InvalidOption(
+                f"pooling {name!r}: {key} is {value!r}, not of type {known[key].annotation}"
+            )
+    counts = [channels] if isinstance(channels, int) else list(channels)
     try:
-        return POOLINGS[name](channels, **options)
-    except TypeError as error:
-        raise InvalidOption(f"pooling {name!r} does not take {options}: {error}") from error
+        branches = [kind(count, **chosen) for count in counts]  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidOption(f"pooling {spec!r}: {error}") from error
+    return branches[0] if len(branches) == 1 else Layered(branches)
+
+
+def load_filter(pooling: Pooling, weight: Tensor | None) -> None:
+    """Give every learned co-occurrence in `pooling` its filter (C, C, 2r+1, 2r+1).
+
+    Raises: InvalidOption if one is needed and not there, or of another shape.
+    """
+    for module in pooling.modules():
+        if isinstance(module, LearnedCooccurrence):
+            if weight is None:
+                raise InvalidOption(
+                    "cooccurrence=learned needs a trained filter; give one with --cooccurrence"
+                )
+            try:
+                module.load(weight)
+            except ValueError as error:
+                raise InvalidOption(str(error)) from error
+
+
+def _fits(value: Option, annotation: str) -> bool:
+    """Whether an option read from text is what the parameter expects."""
+    kinds = {part.strip() for part in annotation.split("|")}
+    if isinstance(value, bool):
+        return "bool" in kinds
+    if isinstance(value, int):
+        return bool(kinds & {"int", "float"})
+    return type(value).__name__ in kinds

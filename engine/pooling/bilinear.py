@@ -7,6 +7,19 @@ import torch
 from torch import Tensor, nn
 
 
+def bilinear(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over positions p of x_p (outer) y_p (Eq 12): two (B, C, H, W) -> (B, C, C).
+
+    Raises: ValueError if the shapes differ.
+    """
+    if x.shape != y.shape or x.ndim != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}; both (B, C, H, W)")
+    batch, channels = x.shape[:2]
+    left = x.permute(0, 2, 3, 1).reshape(batch, -1, channels)  # (B, HW, C)
+    right = y.permute(0, 2, 3, 1).reshape(batch, -1, channels)  # (B, HW, C)
+    return torch.bmm(left.transpose(1, 2), right)
+
+
 class CompactBilinear(nn.Module):
     """Sketch of the bilinear pooling sum over positions p of x_p (outer) y_p (Eq 12).
 
@@ -67,13 +80,19 @@ class CompactBilinear(nn.Module):
                 f"x has shape {tuple(x.shape)}, y {tuple(y.shape)}; "
                 f"both must be (B, {self.channels}, H, W)"
             )
-        batch = x.shape[0]
-        left = x.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
-        right = y.permute(0, 2, 3, 1).reshape(batch, -1, self.channels)  # (B, HW, C)
-        products = torch.bmm(left.transpose(1, 2), right)  # (B, C, C)
-        products.mul_(self._signs.to(x.dtype))
-        sketch = x.new_zeros(batch, self.dim)
-        return sketch.index_add_(1, self._buckets, products.reshape(batch, -1))
+        products = bilinear(x, y).mul_(self._signs.to(x.dtype))  # (B, C, C)
+        sketch = x.new_zeros(x.shape[0], self.dim)
+        return sketch.index_add_(1, self._buckets, products.flatten(1))
+
+    def expand(self, sketch: Tensor) -> Tensor:
+        """The transpose of the sketch: what each pair of channels sees of (B, dim) values.
+
+        <forward(x, y), v> = sum over i, j of bilinear(x, y)[i, j] expand(v)[i, j].
+
+        Returns: (B, C, C).
+        """
+        seen = sketch[:, self._buckets].reshape(-1, self.channels, self.channels)
+        return seen * self._signs.to(sketch.dtype)
 
 
 def _follow_hashes(module: CompactBilinear, _: object = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,27 +38,44 @@ def rmac_regions(height: int, width: int, levels: int = 3) -> list[tuple[int, in
     return regions
 
 
+def region_maxima(features: Tensor, levels: int = 3, whole_map: bool = True) -> Tensor:
+    """L2-normalised maxima of each region: (B, C, H, W) -> (B, R, C).
+
+    With `whole_map` the whole map is one more region, the last.
+    """
+    regions = [
+        mac(features[:, :, rows, columns])
+        for rows, columns in region_slices(features, levels, whole_map)
+    ]
+    return l2_normalize(torch.stack(regions, dim=1))
+
+
+def region_slices(features: Tensor, levels: int, whole_map: bool) -> list[tuple[slice, slice]]:
+    """Rows and columns of each region of a (B, C, H, W) map, in the order of `region_maxima`."""
+    height, width = features.shape[-2:]
+    slices = [
+        (slice(top, top + side), slice(left, left + side))
+        for top, left, side in rmac_regions(height, width, levels)
+    ]
+    return [*slices, (slice(0, height), slice(0, width))] if whole_map else slices
+
+
 def rmac(features: Tensor, levels: int = 3, whole_map: bool = True) -> Tensor:
     """Sum of the L2-normalised maxima of all regions; not normalised itself.
 
     Args:
         features: (B, C, H, W).
         levels: of the grid.
-        whole_map: count the whole map as one more region.
+        whole_map: count the whole map as one more region, as is usual with three levels; the
+            networks of deep image retrieval (arXiv:1610.07940) use two levels without it.
 
     Returns: (B, C).
     """
-    height, width = features.shape[-2:]
-    maxima = [
-        mac(features[:, :, top : top + side, left : left + side])
-        for top, left, side in rmac_regions(height, width, levels)
-    ]
-    if whole_map:
-        maxima.append(mac(features))
-    return torch.stack([l2_normalize(maximum) for maximum in maxima]).sum(dim=0)
+    return region_maxima(features, levels, whole_map).sum(dim=1)
 
 
 def _starts(size: int, side: int, count: int) -> list[int]:
     half = side // 2 - 1
     step = (size - side) / (count - 1) if count > 1 else 0.0
-    return [max(0, min(size - side, int(half + index * step) - half)) for index in range(count)]
+    starts = (math.floor(half + index * step) - half for index in range(count))
+    return [max(0, min(size - side, start)) for start in starts]
