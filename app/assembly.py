@@ -33,6 +33,7 @@ def describer_options(settings: Settings) -> DescriberOptions:
         max_bytes=settings.max_upload_mb << 20,
         projection_dim=settings.projection_dim,
         projection_power=settings.projection_power,
+        projection_shrinkage=settings.projection_shrinkage,
     )
 
 
@@ -133,9 +134,15 @@ def open_searcher(
             raise type(error)(
                 f"the weights of the index in {settings.data_dir} are missing: {error}"
             ) from error
+        describer = Describer(describer_options(settings), weights)
+        if describer.pooling.unfitted:
+            raise InvalidOption(
+                f"pooling {settings.pooling} has to be fitted on a collection first, which only "
+                "`cooc evaluate` does; leave out whiten=yes"
+            )
         searcher = Searcher(
             settings.data_dir,
-            Describer(describer_options(settings), weights),
+            describer,
             deadline_s=settings.deadline_s,
             batch_wait_ms=settings.batch_wait_ms,
             max_queue=settings.max_queue,

@@ -21,7 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-out = Console()
+# Into a file or a pipe nothing is cut off, however wide a table is.
+out = Console(width=None if sys.stdout.isatty() else 1000)
 err = Console(stderr=True)
 
 
@@ -43,7 +44,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
     view = Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
-        view.add_column(column, justify="right" if numeric else "left")
+        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         view.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
     out.print(view)

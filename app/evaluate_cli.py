@@ -1,29 +1,86 @@
-"""`cooc evaluate`: mean average precision of poolings on a data set."""
+"""`cooc evaluate`: methods on a data set, and published tables again."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app import console, options
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from engine.errors import InvalidOption
+from engine.types import Expansion
 
-PROJECTIONS = ("none", "fitted")
+TABLES = ("table1", "table2", "table3", "table4", "dir")
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="Folder with images/ and gt.json.")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a data set: gt.json and images/, Oxford5k or Paris6k (jpg/, lab/), "
+            "ROxford or RParis (jpg/, gnd_*.pkl or .mat), Holidays, or a folder for each group."
+        ),
+    ],
     pooling: Annotated[
-        list[str] | None, typer.Option("--pooling", help="Repeatable; default cbp_ac.")
+        list[str] | None,
+        typer.Option("--pooling", help="E.g. gem, cbp_ac:mask=sptd. Repeatable; default cbp_ac."),
     ] = None,
     projection: Annotated[
         list[str] | None,
-        typer.Option("--projection", help="none or fitted (on the database); repeatable."),
+        typer.Option(
+            "--projection", help="none, fitted (PCA), lw (learned from matches). Repeatable."
+        ),
     ] = None,
+    projection_dim: Annotated[int | None, typer.Option(min=1, max=16384)] = None,
+    projection_power: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.5, help="Of the eigenvalues; 0.5 whitens fully."),
+    ] = None,
+    shrinkage: Annotated[
+        str | None, typer.Option(help="Of the eigenvalues, 0 to 1, or auto (Ledoit and Wolf).")
+    ] = None,
+    fit_on: Annotated[
+        Path | None,
+        typer.Option(help="Data set to fit projections on; default the database itself."),
+    ] = None,
+    expansion: Annotated[
+        list[Expansion] | None,
+        typer.Option("--expansion", help="Query expansion: none, average, alpha. Repeatable."),
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="That join an expanded query.")] = 10,
+    alpha: Annotated[float, typer.Option(min=0.0, max=10.0, help="Of alpha expansion.")] = 3.0,
+    augmentation: Annotated[
+        int, typer.Option(help="Neighbours that join each database image (DBA).")
+    ] = 0,
+    reproduce: Annotated[
+        str | None,
+        typer.Option(help=f"Rows of a published table, ours beside theirs: {', '.join(TABLES)}."),
+    ] = None,
+    same_origin: Annotated[
+        bool, typer.Option(help="Precision, recall, F1 and counts for each threshold.")
+    ] = False,
+    thresholds: Annotated[
+        str, typer.Option(help="For --same-origin: low:high:step.")
+    ] = "0.50:0.95:0.01",
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with the best and worst queries (.html).")
+    ] = None,
+    contact_sheets: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of queries and their first hits.")
+    ] = None,
+    correlation: Annotated[
+        Path | None,
+        typer.Option(help="Draw the correlation of the queries' co-occurrence vectors (.png)."),
+    ] = None,
+    cooccurrence: options.Cooccurrence = None,
+    whole_queries: Annotated[bool, typer.Option(help="Do not cut queries to their box.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep descriptors for the next time.")
+    ] = True,
     backbone: options.Backbone = None,
+    layer: options.Layer = None,
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     scales: options.Scales = None,
@@ -32,44 +89,99 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Rank the database for every query and print mAP, per kind of query."""
-    from app.assembly import build_describer
-    from app.files import FileSource
-    from engine.evaluation.datasets import load_dataset
-    from engine.evaluation.run import evaluate_poolings
+    from app import evaluation_output as output
+    from app.evaluation_work import Work, load
+    from engine.evaluation.methods import Method, Projection, QueryExpansion
+    from engine.evaluation.published import published_tables
 
     console.log_to_stderr()
+    table = None
+    if reproduce is not None:
+        if reproduce not in TABLES:
+            raise InvalidOption(f"reproduce is {reproduce!r}; choose from {', '.join(TABLES)}")
+        if pooling or projection or expansion or augmentation:
+            raise InvalidOption(
+                "--reproduce decides pooling, projection, expansion and augmentation; leave them out"
+            )
+        table = published_tables()[reproduce]
     settings = load_settings(
-        backbone=backbone,
+        backbone=backbone or (table.backbone if table else None),
+        layer=layer,
         weights=weights,
         max_side=max_side,
         scales=scales,
+        projection_dim=projection_dim,
+        projection_power=projection_power,
         device=device,
         precision=precision,
     )
-    projections = projection or list(PROJECTIONS)
-    for name in projections:
-        if name not in PROJECTIONS:
-            raise InvalidOption(f"projection is {name!r}; choose from {', '.join(PROJECTIONS)}")
-    content = load_dataset(dataset)
-    describer = build_describer(settings)
-    with console.progress_bar("describing") as bar:
-        results = evaluate_poolings(
-            content,
-            describer,
-            poolings=pooling or [settings.pooling],
-            projections=projections,
-            source=lambda name, box: FileSource(content.path(name), box),
-            progress=bar.update,
+    steps = _thresholds(thresholds)
+    amount = _shrinkage(shrinkage, settings)
+    _check_outputs(report, contact_sheets, correlation)
+    content = load(dataset, whole_queries=whole_queries)
+    other = None if fit_on is None else load(fit_on)
+    methods = [
+        Method(
+            spec,
+            Projection(kind, settings.projection_dim, settings.projection_power, amount),
+            QueryExpansion(growing, neighbours, alpha),
+            augmentation,
         )
-    if json:
-        console.print_json({"dataset": content.name, "results": results})
-        return
-    console.table(
-        ("pooling", "projection", "dim", "queries", "mAP"),
-        [_row(result) for result in results],
-        title=f"{content.name}: {len(content.database)} images, {describer.options.backbone}",
-    )
+        for spec in dict.fromkeys(pooling or [settings.pooling])
+        for kind in dict.fromkeys(projection or ("none", "fitted"))
+        for growing in dict.fromkeys(expansion or (Expansion.NONE,))
+    ]
+    with Work(settings, cooccurrence, keep=cache) as work:
+        if table is not None:
+            rows = work.reproduce(table, content, other)
+            output.show_reproduced(table, content, rows, json)
+            found = [row.evaluated for row in rows if row.evaluated is not None]
+        else:
+            found = work.evaluate(content, methods, other)
+            output.show(content, work.describer(), found, steps if same_origin else None, json)
+        if report is not None:
+            work.write_report(report, content, found)
+        if contact_sheets is not None:
+            work.write_contact_sheets(contact_sheets, content, found[-1])
+        if correlation is not None:
+            work.write_correlation(correlation, content)
 
 
-def _row(result: dict[str, Any]) -> list[Any]:
-    return [result[name] for name in ("pooling", "projection", "dim", "queries", "map")]
+def _thresholds(text: str) -> tuple[float, float, float]:
+    """low, high and step of `0.50:0.95:0.01`."""
+    try:
+        low, high, step = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise InvalidOption(
+            f"thresholds is {text!r}; write low:high:step, e.g. 0.50:0.95:0.01"
+        ) from error
+    return low, high, step
+
+
+def _shrinkage(text: str | None, settings: Settings) -> float | None:
+    """None stands for the value that the data suggest."""
+    if text is None:
+        return settings.projection_shrinkage
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InvalidOption(f"shrinkage is {text!r}; it must be auto or in [0, 1]") from error
+    if not 0 <= value <= 1:
+        raise InvalidOption(f"shrinkage is {text}; it must be auto or in [0, 1]")
+    return value
+
+
+def _check_outputs(report: Path | None, sheets: Path | None, correlation: Path | None) -> None:
+    """Before hours of work, not after them."""
+    if report is not None and (report.suffix != ".html" or not report.parent.is_dir()):
+        raise InvalidOption(f"--report is {report}; it must be a .html file in an existing folder")
+    if sheets is not None and (sheets.is_file() or not sheets.parent.is_dir()):
+        raise InvalidOption(f"--contact-sheets is {sheets}; it must be a folder in an existing one")
+    if correlation is not None and (
+        correlation.suffix != ".png" or not correlation.parent.is_dir()
+    ):
+        raise InvalidOption(
+            f"--correlation is {correlation}; it must be a .png file in an existing folder"
+        )

@@ -11,7 +11,12 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder of the index. [COOC_DATA_DIR]")
 ]
 Backbone = Annotated[
-    str | None, typer.Option("--backbone", help="vgg16 or squeezenet1_1. [COOC_BACKBONE]")
+    str | None,
+    typer.Option("--backbone", help="vgg16, squeezenet1_1 or resnet101. [COOC_BACKBONE]"),
+]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", help="Layer of the trunk, or several joined by +. [COOC_LAYER]"),
 ]
 Weights = Annotated[
     str | None,
@@ -21,10 +26,14 @@ MaxSide = Annotated[
     int | None, typer.Option("--max-side", help="Longest side of an image. [COOC_MAX_SIDE]")
 ]
 Pooling = Annotated[
-    str | None, typer.Option("--pooling", help="Name of the pooling. [COOC_POOLING]")
+    str | None, typer.Option("--pooling", help="E.g. gem, cbp_ac, cbp_ac:mask=sptd. [COOC_POOLING]")
 ]
 Scales = Annotated[
     str | None, typer.Option("--scales", help="Comma separated, e.g. 1,0.7,0.5. [COOC_SCALES]")
+]
+Cooccurrence = Annotated[
+    Path | None,
+    typer.Option("--cooccurrence", help="Trained co-occurrence filter (.safetensors or .npy)."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [COOC_DEVICE]")]
 Precision = Annotated[

@@ -21,6 +21,7 @@ RECIPE_FIELDS = (
     "pooling",
     "projection_dim",
     "projection_power",
+    "projection_shrinkage",
 )
 """Settings that decide what a descriptor means; an existing index keeps its own."""
 
@@ -37,13 +38,16 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port the service listens on.")
     root_path: str = Field(default="", description="Path prefix under which a proxy serves this.")
 
-    backbone: str = Field(default="vgg16", description="Trunk: vgg16 or squeezenet1_1.")
+    backbone: str = Field(default="vgg16", description="Trunk: vgg16, squeezenet1_1 or resnet101.")
     layer: str | None = Field(
-        default=None, description="Layer of the trunk; default its first choice."
+        default=None, description="Layer of the trunk, or several joined by +; default its last."
     )
     weights: str = Field(default="auto", description="auto, imagenet, untrained, or a file.")
     cache_dir: Path | None = Field(
         default=None, description="Downloaded weights; ~/.cache/cooc if unset."
+    )
+    descriptor_cache_gb: int = Field(
+        default=10, ge=0, le=100_000, description="Descriptors that evaluations keep there."
     )
     max_side: int = Field(
         default=512, ge=32, le=4096, description="Longest side of an image, pixels."
@@ -51,12 +55,17 @@ class Settings(BaseSettings):
     scales: Annotated[tuple[float, ...], NoDecode] = Field(
         default=(1.0,), description="Scales at which an image is described, comma separated."
     )
-    pooling: str = Field(default="cbp_ac", description="mac, spoc, gem, cbp_aa or cbp_ac.")
+    pooling: str = Field(
+        default="cbp_ac", description="E.g. gem, cbp_ac or cbp_ac:dim=4096,mask=sptd."
+    )
     projection_dim: int = Field(
         default=512, ge=1, le=8192, description="Length of an indexed vector."
     )
     projection_power: float = Field(
         default=0.25, ge=0.0, le=0.5, description="Exponent of the eigenvalues; 0.5 whitens fully."
+    )
+    projection_shrinkage: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="How far eigenvalues are drawn to their mean."
     )
 
     device: str = Field(default="auto", description="auto, cpu or cuda.")

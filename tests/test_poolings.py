@@ -200,6 +200,14 @@ def test_shares_of_positions_add_up(spec: str, mask: str) -> None:
     torch.testing.assert_close(shares.sum(dim=(1, 2)), (pooling(features) * target).sum(dim=1))
 
 
+def test_shares_of_a_high_mean_over_a_dead_channel_are_finite() -> None:
+    features = made(1, 3, 4, 5).float()
+    features[0, 1] = 0
+    pooling = build_pooling("gem:p=20", 3)
+    shares = pooling.shares(features, torch.ones(1, 3))
+    torch.testing.assert_close(shares.sum(dim=(1, 2)), pooling(features).sum(dim=1))
+
+
 def test_a_position_has_the_share_that_its_activations_have() -> None:
     features = made(1, 4, 3, 5)
     target = torch.randn(1, 4, dtype=torch.float64)

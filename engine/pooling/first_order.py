@@ -35,7 +35,9 @@ class Gem(Pooling):
         # Each channel's mean is shared out in proportion to the powers that make it.
         powers = masked.clamp(min=1e-6).pow(self.p)  # (B, C, H, W)
         pooled = self.pool(masked, features)
-        weights = target * pooled / powers.sum(dim=(2, 3))
+        # A large p takes the powers of a channel without activation below the smallest number.
+        total = powers.sum(dim=(2, 3)).clamp(min=torch.finfo(powers.dtype).tiny)
+        weights = target * pooled / total
         return torch.einsum("bchw,bc->bhw", powers, weights)
 
 

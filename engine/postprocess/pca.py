@@ -1,4 +1,4 @@
-"""What happens to a pooled vector: signed square root, L2, projection. Tensors in, tensors out."""
+"""Projection on the principal directions of a collection, fitted without labels."""
 
 from __future__ import annotations
 
@@ -8,52 +8,48 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.postprocess.projection import LinearProjection, check_share
+
 MAX_FIT_IMAGES = 4096
 """Rows on which a projection is fitted: more cost cubic time and change it little."""
 
 
-def signed_sqrt(x: Tensor) -> Tensor:
-    """sign(x) sqrt(|x|), element by element; any shape."""
-    return x.sign() * x.abs().sqrt()
-
-
-def l2_normalize(x: Tensor, eps: float = 1e-12) -> Tensor:
-    """Each row divided by its Euclidean length; a row of zeros stays zero. (..., D) -> (..., D)."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / length.clamp(min=eps)
-
-
 @dataclass(frozen=True)
-class PCAProjection:
+class PCAProjection(LinearProjection):
     """y = L2(Lambda^-power U^T (x - mean)): the leading principal directions, damped.
 
     power 0 is plain PCA, 0.5 full whitening; 0.25, between them, ranks best when fitted on the
-    collection itself.
+    collection itself. Shrinkage s damps as if each eigenvalue were (1 - s) lambda + s m, with m
+    the mean over all D directions: small ones, which a small sample underestimates, count less.
 
     Attributes:
         mean: (D,) float32.
-        directions: (d, D) float32, rows scaled by eigenvalue^-power.
-        eigenvalues: (d,) float32, variances along the directions, descending.
+        directions: (d, D) float32, rows scaled by (shrunk eigenvalue)^-power.
+        eigenvalues: (d,) float32, variances along the directions, descending; not shrunk.
         explained: share of the total variance that the d directions keep, in [0, 1].
         power: exponent of the eigenvalues.
+        shrinkage: s, in [0, 1].
     """
 
-    mean: Tensor
-    directions: Tensor
     eigenvalues: Tensor
     explained: float
     power: float
+    shrinkage: float = 0.0
 
     @classmethod
-    def fit(cls, descriptors: Tensor, dim: int = 512, power: float = 0.25) -> PCAProjection:
+    def fit(
+        cls, descriptors: Tensor, dim: int = 512, power: float = 0.25, shrinkage: float = 0.0
+    ) -> PCAProjection:
         """Fit on (N, D) descriptors, N >= 2.
 
         The number of directions is bounded by `bounded_dim` and by the numerical rank: the last
         directions of a small sample are noise, and dividing by their tiny eigenvalues would let
-        them decide the ranking.
+        them decide the ranking. `ledoit_wolf_shrinkage` is a shrinkage that the data suggest.
 
-        Raises: ValueError for fewer than two rows or no variance at all.
+        Raises: ValueError for fewer than two rows, no variance at all, or a shrinkage outside
+            [0, 1].
         """
+        check_share("shrinkage", shrinkage)
         if descriptors.ndim != 2 or descriptors.shape[0] < 2:
             raise ValueError(
                 f"descriptors have shape {tuple(descriptors.shape)}; expected (N >= 2, D)"
@@ -77,37 +73,42 @@ class PCAProjection:
         kept = values[:keep]
         if count <= raw_dim:
             vectors = centred.T @ left[:, :keep] / (kept * count).sqrt()  # (D, d), orthonormal
-        directions = (vectors[:, :keep] * kept.pow(-power)).T
+        # Directions without a value here have none: the mean is over all D of them.
+        total = values.clamp(min=0).sum()
+        shrunk = (1 - shrinkage) * kept + shrinkage * (total / raw_dim)
+        directions = (vectors[:, :keep] * shrunk.pow(-power)).T
         return cls(
             mean=mean.float(),
             directions=directions.float().contiguous(),
             eigenvalues=kept.float(),
-            explained=float(kept.sum() / values.clamp(min=0).sum()),
+            explained=float(kept.sum() / total),
             power=power,
+            shrinkage=shrinkage,
         )
-
-    @property
-    def dim(self) -> int:
-        return self.directions.shape[0]
-
-    def __call__(self, descriptors: Tensor) -> Tensor:
-        """(N, D) -> (N, d) float32, L2-normalised."""
-        return l2_normalize((descriptors.float() - self.mean) @ self.directions.T)
 
     def tensors(self) -> dict[str, Tensor]:
         """What has to be saved; `from_tensors` gives the projection back."""
-        scalars = torch.tensor([self.explained, self.power], dtype=torch.float64)
         return {
             "mean": self.mean,
             "directions": self.directions,
             "eigenvalues": self.eigenvalues,
-            "explained_power": scalars,
+            "explained_power": torch.tensor([self.explained, self.power], dtype=torch.float64),
+            "shrinkage": torch.tensor(self.shrinkage, dtype=torch.float64),
         }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> PCAProjection:
         explained, power = tensors["explained_power"].tolist()
-        return cls(tensors["mean"], tensors["directions"], tensors["eigenvalues"], explained, power)
+        # Files from before there was any shrinkage do not name it.
+        shrinkage = float(tensors["shrinkage"]) if "shrinkage" in tensors else 0.0
+        return cls(
+            tensors["mean"],
+            tensors["directions"],
+            tensors["eigenvalues"],
+            explained,
+            power,
+            shrinkage,
+        )
 
 
 def bounded_dim(count: int, dim: int) -> int:

@@ -1,0 +1,69 @@
+"""What is compared: a pooling with all that is done to its descriptors before ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.errors import InvalidOption
+from engine.types import Expansion
+
+PROJECTIONS = ("none", "fitted", "lw")
+EXPANSIONS = (Expansion.NONE, Expansion.AVERAGE, Expansion.ALPHA)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How raw descriptors become what is ranked.
+
+    Attributes:
+        kind: `none`; `fitted`, a PCA without labels; or `lw`, learned from matched pairs.
+        dim: at most so many values.
+        power: exponent of the eigenvalues of the PCA; 0.5 whitens.
+        shrinkage: of the eigenvalues of the PCA, in [0, 1]; None for that of Ledoit and Wolf.
+    """
+
+    kind: str = "none"
+    dim: int = 512
+    power: float = 0.25
+    shrinkage: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in PROJECTIONS:
+            raise InvalidOption(
+                f"projection is {self.kind!r}; choose from {', '.join(PROJECTIONS)}"
+            )
+
+
+@dataclass(frozen=True)
+class QueryExpansion:
+    """The published forms, without the guard that the service has.
+
+    `neighbours` is how many join the query, `exponent` that of their weights in the alpha form.
+    """
+
+    kind: Expansion = Expansion.NONE
+    neighbours: int = 10
+    exponent: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in EXPANSIONS:
+            raise InvalidOption(
+                f"expansion is {self.kind.value!r}; evaluation knows "
+                f"{', '.join(kind.value for kind in EXPANSIONS)}"
+            )
+        if not 1 <= self.neighbours <= 1000:
+            raise InvalidOption(f"neighbours is {self.neighbours}; it must be in [1, 1000]")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table; `augmentation` is how many neighbours join each database image."""
+
+    pooling: str
+    projection: Projection = Projection()
+    expansion: QueryExpansion = QueryExpansion()
+    augmentation: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.augmentation <= 1000:
+            raise InvalidOption(f"augmentation is {self.augmentation}; it must be in [0, 1000]")
