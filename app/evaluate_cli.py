@@ -68,7 +68,10 @@ def evaluate(
         Path | None, typer.Option(help="Write a page with the best and worst queries (.html).")
     ] = None,
     contact_sheets: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of queries and their first hits.")
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of queries and their first hits, by the best method."
+        ),
     ] = None,
     correlation: Annotated[
         Path | None,
@@ -99,9 +102,10 @@ def evaluate(
     if reproduce is not None:
         if reproduce not in TABLES:
             raise InvalidOption(f"reproduce is {reproduce!r}; choose from {', '.join(TABLES)}")
-        if pooling or projection or expansion or augmentation:
+        if pooling or projection or expansion or augmentation or same_origin:
             raise InvalidOption(
-                "--reproduce decides pooling, projection, expansion and augmentation; leave them out"
+                "--reproduce decides pooling, projection, expansion and augmentation, and does "
+                "not go with --same-origin; leave them out"
             )
         table = published_tables()[reproduce]
     settings = load_settings(
@@ -142,7 +146,8 @@ def evaluate(
         if report is not None:
             work.write_report(report, content, found)
         if contact_sheets is not None:
-            work.write_contact_sheets(contact_sheets, content, found[-1])
+            best = max(found, key=lambda entry: entry.scores.map)
+            work.write_contact_sheets(contact_sheets, content, best)
         if correlation is not None:
             work.write_correlation(correlation, content)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from app import console
 from app.assembly import describer_options, find_weights
-from app.evaluation_report import write_report
+from app.evaluation_report import method_label, write_report
 from app.settings import Settings
 from engine.backbones.weights import Weights, default_cache_dir
 from engine.cooccurrence_filter import load_filter
@@ -122,6 +122,7 @@ class Work:
         """One page on the methods and on the queries that they answer worst and best."""
         with console.progress_bar("writing the report") as bar:
             write_report(path, dataset, self._latest(), evaluated, progress=bar.update)
+        _wrote(path, "the report")
 
     def write_contact_sheets(self, folder: Path, dataset: Dataset, evaluated: Evaluated) -> None:
         """A picture of each of the first queries with its first hits."""
@@ -129,6 +130,7 @@ class Work:
 
         with console.progress_bar("drawing contact sheets") as bar:
             write_contact_sheets(folder, dataset, evaluated, bar.update)
+        _wrote(folder, f"contact sheets of {method_label(evaluated)}")
 
     def write_correlation(self, path: Path, dataset: Dataset) -> None:
         """The correlation of the queries' total co-occurrence vectors."""
@@ -136,10 +138,15 @@ class Work:
 
         with console.progress_bar("describing queries") as bar:
             write_correlation(path, dataset, self._latest(), self.cache_dir, bar.update)
+        _wrote(path, "the correlation of the queries")
 
     def _latest(self) -> Describer:
         """The one that was used last."""
         return next(iter(self._describers.values()), None) or self.describer()
+
+
+def _wrote(path: Path, what: str) -> None:
+    console.err.print(f"wrote {what} to {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _bars(stack: ExitStack) -> Callable[[str], Callable[[int, int], None]]:

@@ -82,7 +82,8 @@ def reproduce(
         by_method = {entry.method: entry for entry in evaluated}
         for number, method in zip(numbers, methods, strict=True):
             row = table.rows[number]
-            done[number] = ReproducedRow(row.label, _theirs(row, dataset), by_method[method])
+            labelled = replace(by_method[method], label=row.label)
+            done[number] = ReproducedRow(row.label, _theirs(row, dataset), labelled)
     return [done[number] for number in range(len(table.rows))]
 
 

@@ -37,6 +37,7 @@ class Evaluated:
         dim: length of the vectors that were ranked.
         similarities: (Q, N) float32.
         fitted_on: name of the data set whose images a projection was fitted on, if any.
+        label: of the published row, if it is one.
     """
 
     method: Method
@@ -44,6 +45,7 @@ class Evaluated:
     dim: int
     similarities: Vectors
     fitted_on: str | None
+    label: str = ""
 
 
 def evaluate_methods(

@@ -22,7 +22,8 @@ class RMac(Pooling):
 
     The place of the whitening is that of the fully connected layer of deep image retrieval
     (arXiv:1610.07940, section 3.1), which starts as a PCA over region vectors. It is fitted on
-    a collection with `fit`; until then a whitening pooling cannot describe anything.
+    a collection with `fit`; until then a whitening pooling cannot describe anything. `power` is
+    the exponent of its eigenvalues: 0.5 whitens fully, as published, less damps weak directions.
     """
 
     mean: Tensor | None
@@ -35,17 +36,20 @@ class RMac(Pooling):
         whole_map: bool = True,
         *,
         whiten: bool = False,
+        power: float = 0.5,
         mask: str = "none",
         root: bool | None = None,
     ) -> None:
         super().__init__(channels, mask=mask, root=root)
         if not 1 <= levels <= MAX_LEVELS:
             raise ValueError(f"levels is {levels}; it must be in [1, {MAX_LEVELS}]")
-        self.levels, self.whole_map, self.whiten = levels, whole_map, whiten
+        if not 0 <= power <= 0.5:
+            raise ValueError(f"power is {power}; it must be in [0, 0.5]")
+        self.levels, self.whole_map, self.whiten, self.power = levels, whole_map, whiten, power
         self.unfitted = whiten
         self.options = {"levels": levels, "whole_map": whole_map, **self.options}
         if whiten:
-            self.options["whiten"] = True
+            self.options = {**self.options, "whiten": True, "power": power}
         self.register_buffer("mean", None)
         self.register_buffer("directions", None)
 
@@ -80,7 +84,7 @@ class RMac(Pooling):
 
     def fit(self, samples: Tensor) -> None:
         """Fit the whitening on (N, C) region vectors; `dim` becomes what they support."""
-        projection = PCAProjection.fit(samples, dim=self.channels, power=0.5)
+        projection = PCAProjection.fit(samples, dim=self.channels, power=self.power)
         self.restore({"mean": projection.mean, "directions": projection.directions})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
