@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from app import console, options
 from app.allocator import keep_large_blocks
@@ -23,16 +24,18 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script: errors of ours become one line and exit code 1."""
-    from app import bench_cli, evaluate_cli, index_cli
+    from app import bench_cli, evaluate_cli, explain_cli, index_cli
 
     app.add_typer(index_cli.app, name="index")
     app.add_typer(bench_cli.app, name="bench")
     app.command("evaluate")(evaluate_cli.evaluate)
+    app.command("explain")(explain_cli.explain)
     keep_large_blocks()
     try:
         app()
     except EngineError as error:
-        console.err.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        text = f"[bold red]error:[/] {escape(str(error))}"
+        console.err.print(text, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -45,6 +48,7 @@ def serve(
     ] = None,
     data_dir: options.DataDir = None,
     backbone: options.Backbone = None,
+    layer: options.Layer = None,
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
@@ -65,6 +69,7 @@ def serve(
         root_path=root_path,
         data_dir=data_dir,
         backbone=backbone,
+        layer=layer,
         weights=weights,
         max_side=max_side,
         pooling=pooling,
@@ -118,6 +123,15 @@ def search(
     image: Annotated[Path, typer.Argument(help="The photo to look for.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="How many results.")] = 10,
     expansion: Annotated[Expansion, typer.Option(help="Query expansion.")] = Expansion.NONE,
+    neighbours: Annotated[
+        int, typer.Option(min=1, max=50, help="How many may join an expanded query.")
+    ] = 10,
+    alpha: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="Exponent of their weights.")
+    ] = 3.0,
+    augmentation: Annotated[
+        int, typer.Option(min=0, max=50, help="Neighbours that join each stored photo.")
+    ] = 0,
     url: options.Url = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
@@ -127,18 +141,23 @@ def search(
     """Find the stored images most similar to a photo."""
     from app.schemas import SearchFields, SearchOut
     from app.session import session
-    from engine.types import SearchOptions
 
     settings = load_settings(data_dir=data_dir, device=device, precision=precision)
     data = read_file(image)
+    fields = SearchFields(
+        limit=limit,
+        query_expansion=expansion,
+        query_expansion_neighbours=neighbours,
+        query_expansion_alpha=alpha,
+        database_augmentation=augmentation,
+    )
     with session(settings, url) as target:
         if target.client is not None:
-            answer = target.client.search(
-                data, image.name, limit=limit, query_expansion=expansion.value
-            )
+            # Defaults stay out: an older service does not know all fields.
+            chosen = fields.model_dump(mode="json", exclude_defaults=True)
+            answer = target.client.search(data, image.name, **chosen)
         else:
-            found = target.searcher.search(data, SearchOptions(limit=limit, expansion=expansion))
-            fields = SearchFields(limit=limit, query_expansion=expansion)
+            found = target.searcher.search(data, fields.options())
             answer = SearchOut.of(found, fields, "local", "").model_dump(mode="json")
     if json:
         console.print_json(answer)
@@ -155,6 +174,7 @@ def describe(
     images: Annotated[list[Path], typer.Argument(help="Images or folders of images.")],
     out: Annotated[Path, typer.Option("--out", help="Where the (N, D) array is written (.npy).")],
     backbone: options.Backbone = None,
+    layer: options.Layer = None,
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
@@ -172,6 +192,7 @@ def describe(
     console.log_to_stderr()
     settings = load_settings(
         backbone=backbone,
+        layer=layer,
         weights=weights,
         max_side=max_side,
         pooling=pooling,

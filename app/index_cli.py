@@ -26,6 +26,7 @@ def add(
     url: options.Url = None,
     data_dir: options.DataDir = None,
     backbone: options.Backbone = None,
+    layer: options.Layer = None,
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
@@ -40,6 +41,7 @@ def add(
     settings = load_settings(
         data_dir=data_dir,
         backbone=backbone,
+        layer=layer,
         weights=weights,
         max_side=max_side,
         pooling=pooling,
@@ -52,12 +54,12 @@ def add(
         raise InvalidOption(f"no images were found in {', '.join(map(str, paths))}")
     with session(settings, url) as target:
         if target.client is not None:
-            wishes = (backbone, weights, max_side, pooling, scales, device, precision)
+            wishes = (backbone, layer, weights, max_side, pooling, scales, device, precision)
             if any(wish is not None for wish in wishes):
                 raise InvalidOption(
                     f"the service at {target.client.url} adds the images, with its own recipe: "
-                    "leave out --backbone, --weights, --max-side, --pooling, --scales, --device "
-                    "and --precision"
+                    "leave out --backbone, --layer, --weights, --max-side, --pooling, --scales, "
+                    "--device and --precision"
                 )
             report = _add_remotely(target.client, files)
         else:

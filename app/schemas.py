@@ -40,6 +40,23 @@ class SearchFields(Strict):
             "which does so only where several certain neighbours agree."
         ),
     ] = Expansion.NONE
+    query_expansion_neighbours: Annotated[
+        int,
+        Field(ge=1, le=50, description="How many may join the query; `auto` wants 3 at least."),
+    ] = 10
+    query_expansion_alpha: Annotated[
+        float,
+        Field(ge=0.0, le=10.0, description="Exponent of their weights, for `alpha` and `auto`."),
+    ] = 3.0
+    database_augmentation: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=50,
+            description="Compare with the mean of each stored photo and so many of its own "
+            "neighbours: as slow as 50 searches; pages beyond 100 results may then overlap.",
+        ),
+    ] = 0
     exclude_self: Annotated[
         bool, Field(description="Leave out the query itself, where it is stored.")
     ] = False
@@ -55,6 +72,9 @@ class SearchFields(Strict):
             score_threshold=self.score_threshold,
             expansion=self.query_expansion,
             exclude_self=self.exclude_self,
+            expansion_neighbours=self.query_expansion_neighbours,
+            expansion_alpha=self.query_expansion_alpha,
+            augmentation=self.database_augmentation,
         )
 
 

@@ -218,7 +218,12 @@ class Generations:
             return None
         sample = torch.from_numpy(np.concatenate(chunks))
         try:
-            return PCAProjection.fit(sample, recipe.projection_dim, recipe.projection_power)
+            return PCAProjection.fit(
+                sample,
+                recipe.projection_dim,
+                recipe.projection_power,
+                recipe.projection_shrinkage,
+            )
         except ValueError as error:
             log.warning("no projection was fitted: %s", error)
             return None

@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.background import MIN_IMAGES, Background
 from engine.batcher import Batcher, Priority
+from engine.candidates import expand_query, rank_rows
 from engine.catalog import Catalog, stored_descriptor
 from engine.describer import Describer
 from engine.errors import (
@@ -25,7 +26,6 @@ from engine.errors import (
     NoGeneration,
     Overloaded,
 )
-from engine.expansion import NEIGHBOURS, expand
 from engine.generations import Generations, Manifest, Progress, project
 from engine.images import DecodedImage, digest, encode_thumbnail
 from engine.locks import ReadWriteLock
@@ -33,7 +33,6 @@ from engine.postprocess import PCAProjection
 from engine.ranking import match_types, rank, select_hits
 from engine.storage import storage_errors
 from engine.types import (
-    Expansion,
     ImageRecord,
     Json,
     NewImage,
@@ -373,11 +372,12 @@ class Searcher:
             background = self._background(view)
             query = project(view.projection, raw[None])[0]
             exact = {record.row for record in self.catalog.by_digest(query_digest)}
-            wanted = options.offset + options.limit + len(exact)
-            expanded, joined = self._expand(view, query, exact, options.expansion, background)
-            rows, scores = view.index.search(expanded, wanted)
+            wanted = options.offset + options.limit
+            expanded, joined = expand_query(view.index, query, exact, options, background)
+            rows, scores = rank_rows(view.index, expanded, wanted, exact, options.augmentation)
             ranked = rank(rows, scores, exact)
-            plain = scores if not joined else view.index.vectors(rows) @ query
+            as_stored = not joined and not options.augmentation
+            plain = scores if as_stored else view.index.vectors(rows) @ query
             records = self.catalog.by_rows(row for row, _ in ranked)
             count = len(view.index)
         kinds = match_types(rows, plain, exact, background)
@@ -390,22 +390,6 @@ class Searcher:
             expanded_with=joined,
             timing_ms={"search": 1000 * (time.perf_counter() - started)},
         )
-
-    def _expand(
-        self,
-        view: _View,
-        query: Vectors,
-        exact: set[int],
-        method: Expansion,
-        background: Background | None,
-    ) -> tuple[Vectors, int]:
-        if method is Expansion.NONE:
-            return query, 0
-        rows, _ = view.index.search(query, NEIGHBOURS + len(exact))
-        others = np.array([row for row in rows.tolist() if row not in exact], np.int64)
-        if not len(others):
-            return query, 0
-        return expand(query, view.index.vectors(others), method, background)
 
     def _background(self, view: _View) -> Background | None:
         """Measured again whenever the collection has doubled or halved."""

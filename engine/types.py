@@ -111,13 +111,21 @@ class Expansion(StrEnum):
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What a caller may ask of a search besides the query itself."""
+    """What a caller may ask of a search besides the query itself.
+
+    `expansion_neighbours` may join an expanded query, with weights of exponent `expansion_alpha`;
+    `augmentation` neighbours join each candidate before it is compared (database-side
+    augmentation): pages of over 100 results in all may then overlap.
+    """
 
     limit: int = 10
     offset: int = 0
     score_threshold: float | None = None
     expansion: Expansion = Expansion.NONE
     exclude_self: bool = False
+    expansion_neighbours: int = 10
+    expansion_alpha: float = 3.0
+    augmentation: int = 0
 
 
 @dataclass(frozen=True)

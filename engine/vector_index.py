@@ -57,20 +57,35 @@ class VectorIndex:
         """
         if query.shape != (self.dim,):
             raise ValueError(f"query has shape {query.shape}; expected ({self.dim},)")
-        queries = np.ascontiguousarray(query[None], np.float32)
+        rows, scores = self.search_many(query[None], k)
+        return rows[0], scores[0]
+
+    def search_many(self, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+        """As `search`, for (Q, D) queries at once: two arrays (Q, n), n at most `k`.
+
+        From 20 queries on similarities come from one matrix product, which may round equal vectors
+        differently.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise ValueError(f"queries have shape {queries.shape}; expected (Q, {self.dim})")
+        queries = np.ascontiguousarray(queries, np.float32)
         with self._lock.reading():
             count = self._index.ntotal
-            if min(k, count) < 1:
-                return np.empty(0, np.int64), np.empty(0, np.float32)
-            wanted = k + 1
-            while True:
-                scores, rows = self._index.search(queries, min(wanted, count))
+            shape = (len(queries), max(0, min(k, count)))
+            rows, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
+            if not rows.size:
+                return rows, scores
+            some_scores, some_rows = self._index.search(queries, min(k + 1, count))
+            for number, query in enumerate(queries):
+                found, wanted = (some_scores[number], some_rows[number]), k + 1
                 # Which of several equal ones FAISS leaves out is chance: let it leave out none.
-                if wanted >= count or scores[0, -1] < scores[0, k - 1]:
-                    break
-                wanted *= 4
-        order = np.lexsort((rows[0], -scores[0]))[:k]
-        return rows[0][order], scores[0][order]
+                while wanted < count and not found[0][-1] < found[0][k - 1]:
+                    wanted *= 4
+                    more_scores, more_rows = self._index.search(query[None], min(wanted, count))
+                    found = more_scores[0], more_rows[0]
+                order = np.lexsort((found[1], -found[0]))[:k]
+                scores[number], rows[number] = found[0][order], found[1][order]
+        return rows, scores
 
     def vectors(self, rows: Rows) -> Vectors:
         """The stored vectors of `rows`, (N, D). Raises KeyError for an absent row."""

@@ -382,7 +382,7 @@ def test_an_index_of_another_recipe_is_refused_with_409_everywhere(tmp_path: Pat
             client.post("/admin/index/build"),
         ):
             assert answer.status_code == 409
-            assert "pooling is cbp_ac, not gem" in answer.json()["detail"]
+            assert "pooling is cbp_ac:radius=4,dim=8192,seed=0, not gem" in answer.json()["detail"]
 
 
 def test_behind_a_prefix_addresses_carry_it(tmp_path: Path) -> None:
@@ -398,6 +398,62 @@ def test_expansion_is_reported(client: TestClient) -> None:
     add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(12)])
     answer = search(client, photo(1), query_expansion="auto")
     assert answer["query_expansion"] == {"method": "auto", "neighbours": 0}
+
+
+def test_expansion_and_augmentation_are_set_by_form_and_by_json(client: TestClient) -> None:
+    """Beside other scenes five recompressed copies of one: certain neighbours."""
+    add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(60)])
+    for quality in (95, 90, 85, 80, 75):
+        put(client, f"copy {quality}", encode(scene(500), quality=quality))
+    finished(client, client.post("/admin/index/build"))
+    query = encode(scene(500), quality=70)
+    encoded = {"image_base64": base64.b64encode(query).decode()}
+    plain = search(client, query, query_expansion="alpha")
+    assert plain["query_expansion"] == {"method": "alpha", "neighbours": 5}
+    for fields in (
+        {"query_expansion": "alpha", "query_expansion_neighbours": 3},
+        {"query_expansion": "alpha", "query_expansion_alpha": 0.5},
+        {"query_expansion": "alpha", "database_augmentation": 4},
+        {"database_augmentation": 50},
+    ):
+        answer = search(client, query, **fields)
+        assert answer["results"] != plain["results"], fields
+        assert {r["id"] for r in answer["results"][:5]} == {r["id"] for r in plain["results"][:5]}
+        by_json = client.post("/search", json={"query": encoded, **fields}).json()
+        assert by_json["results"] == answer["results"]
+        expected = {"query_expansion_neighbours": 3}.items() <= fields.items()
+        joined = (3 if expected else 5) if "query_expansion" in fields else 0
+        assert answer["query_expansion"]["neighbours"] == joined
+        assert answer["index"] == plain["index"]
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("query_expansion_neighbours", (0, 51, 2.5, "many")),
+        ("query_expansion_alpha", (-0.1, 10.1, "nan", "steep")),
+        ("database_augmentation", (-1, 51, 1.5, "all")),
+    ],
+)
+def test_options_out_of_range_are_named(
+    client: TestClient, field: str, values: tuple[object, ...]
+) -> None:
+    for value in values:
+        form = client.post("/search", files={"image": photo(1)}, data={field: value})
+        by_json = client.post("/search", json={"query": {"id": "a"}, field: value})
+        for answer in (form, by_json):
+            assert answer.status_code == 422
+            assert answer.json()["errors"][0]["pointer"] == f"/{field}"
+            assert str(value) in answer.json()["detail"]
+
+
+def test_every_option_of_a_search_is_described(client: TestClient) -> None:
+    content = client.get("/openapi.json").json()["paths"]["/search"]["post"]["requestBody"]
+    for kind in ("multipart/form-data", "application/json"):
+        properties = content["content"][kind]["schema"]["properties"]
+        for name in ("query_expansion_neighbours", "query_expansion_alpha"):
+            assert properties[name]["description"].endswith(".")
+        assert properties["database_augmentation"]["maximum"] == 50
 
 
 def test_large_photos_keep_their_size_in_the_record(client: TestClient) -> None:

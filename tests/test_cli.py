@@ -97,6 +97,28 @@ def test_commands_work_through_the_service_that_holds_the_folder(
         assert "stop it" in cooc("index", "verify", *data, code=1).stderr
 
 
+def test_options_of_a_search_are_the_same_with_and_without_a_service(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = ("--data-dir", tmp_path / "index")
+    cooc_json("index", "add", folder / "even", *data)
+    options = ("--expansion", "alpha", "--neighbours", 50, "--alpha", 0.5, "--augmentation", 7)
+    query = folder / "odd" / "09.jpg"
+
+    def hits(*arguments: object) -> list[tuple[str, float]]:
+        return [(r["id"], r["score"]) for r in cooc_json("search", query, *arguments)["results"]]
+
+    alone, plain = hits(*options, *data), hits(*data)
+    assert len(alone) == 10
+    assert alone != plain
+    with serving(tmp_path / "index"):
+        through = hits(*options, *data)
+    assert [name for name, _ in through] == [name for name, _ in alone]
+    np.testing.assert_allclose([s for _, s in through], [s for _, s in alone], atol=1e-4)
+    for option, value in (("--neighbours", 51), ("--alpha", 11), ("--augmentation", -1)):
+        assert option in cooc("search", query, option, value, *data, code=2).stderr
+
+
 def test_describe_writes_one_row_per_image(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "descriptors.npy"
     report = cooc_json("describe", folder / "even", "--out", out, "--pooling", "spoc")

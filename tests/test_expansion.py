@@ -13,8 +13,10 @@ from engine.expansion import (
     alpha_query_expansion,
     average_query_expansion,
     expand,
+    expand_queries,
 )
 from engine.types import Expansion, MatchType, Vectors
+from tests import augmentation_loops
 from tests.stored import unit_vectors
 
 DIM = 12
@@ -98,6 +100,84 @@ def test_a_query_that_cancels_out_stays_finite() -> None:
     assert np.isfinite(alpha_query_expansion(blank, unit_vectors(2, DIM))).all()
 
 
+def test_negative_similarities_weigh_nothing_even_with_alpha_0() -> None:
+    query = unit_vectors(1, DIM)[0]
+    friends, opposite = around(query, 0.9, 0.2), around(query, -0.1, -0.9)
+    ours = alpha_query_expansion(query, np.concatenate([friends, opposite]), 0.0)
+    np.testing.assert_allclose(ours, average_query_expansion(query, friends), atol=1e-6)
+
+
+# --- published forms --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("neighbours", [1, 5, 39, 40, 100])
+@pytest.mark.parametrize("alpha", [None, 0.0, 1.0, 3.0])
+def test_queries_are_expanded_with_their_nearest_certain_or_not(
+    neighbours: int, alpha: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.nearest.BLOCK_VALUES", 100)
+    queries, database = unit_vectors(7, DIM), unit_vectors(40, DIM, seed=1)
+    ours = (
+        expand_queries(queries, database, method=Expansion.AVERAGE, neighbours=neighbours)
+        if alpha is None
+        else expand_queries(
+            queries, database, method=Expansion.ALPHA, neighbours=neighbours, alpha=alpha
+        )
+    )
+    expected = [
+        augmentation_loops.expanded(query, database, neighbours, alpha, set()) for query in queries
+    ]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    np.testing.assert_array_equal(queries, unit_vectors(7, DIM))
+    assert ours.dtype == np.float32
+
+
+def test_a_query_in_the_database_joins_itself_unless_left_out() -> None:
+    database = unit_vectors(20, DIM)
+    queries = database[[3, 8]]
+    for exclude in (None, [[3], [8, 1]], [[], list(range(20))]):
+        ours = expand_queries(
+            queries, database, method=Expansion.AVERAGE, neighbours=4, exclude=exclude
+        )
+        for number in range(2):
+            without = set(exclude[number]) if exclude else set()
+            expected = augmentation_loops.expanded(queries[number], database, 4, None, without)
+            np.testing.assert_allclose(ours[number], expected, atol=1e-6)
+    alone = expand_queries(queries, database, method=Expansion.AVERAGE, neighbours=1)
+    np.testing.assert_allclose(alone, queries, atol=1e-6)
+
+
+def test_the_first_of_equally_near_ones_join() -> None:
+    query = np.eye(5, dtype=np.float32)[:1]
+    database = np.eye(5, dtype=np.float32)[[1, 2, 0, 3, 4]]
+    ours = expand_queries(query, database, method=Expansion.AVERAGE, neighbours=3)
+    np.testing.assert_allclose(ours, np.array([[2, 1, 1, 0, 0]]) / np.sqrt(6), atol=1e-6)
+
+
+def test_vectors_that_are_not_unit_join_as_they_are() -> None:
+    """After augmentation some are shorter, and so they are ranked and added."""
+    queries, database = unit_vectors(3, DIM), unit_vectors(30, DIM, seed=1)
+    database = database * np.linspace(0.3, 1, 30, dtype=np.float32)[:, None]
+    ours = expand_queries(queries, database, method=Expansion.ALPHA, neighbours=6)
+    expected = [augmentation_loops.expanded(query, database, 6, 3.0, set()) for query in queries]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_without_a_method_or_a_database_queries_stay_as_they_are() -> None:
+    queries = unit_vectors(4, DIM)
+    none = expand_queries(queries, unit_vectors(9, DIM), method=Expansion.NONE)
+    np.testing.assert_array_equal(none, queries)
+    empty = np.empty((0, DIM), np.float32)
+    for method in (Expansion.AVERAGE, Expansion.ALPHA):
+        np.testing.assert_allclose(expand_queries(queries, empty, method=method), queries)
+        assert expand_queries(empty, queries, method=method).shape == (0, DIM)
+
+
+def test_the_guarded_method_is_not_a_published_one() -> None:
+    with pytest.raises(ValueError, match="method is 'auto'"):
+        expand_queries(unit_vectors(1, DIM), unit_vectors(2, DIM), method=Expansion.AUTO)
+
+
 # --- choice of neighbours ---------------------------------------------------------------------
 
 
@@ -143,6 +223,40 @@ def test_no_more_than_the_first_neighbours_join() -> None:
     expanded, joined = expand(query, neighbours, Expansion.AVERAGE, UNRELATED)
     assert joined == NEIGHBOURS
     np.testing.assert_allclose(expanded, as_loops(query, neighbours[:NEIGHBOURS], None), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 3, 12, 50])
+@pytest.mark.parametrize("method", [Expansion.AVERAGE, Expansion.ALPHA, Expansion.AUTO])
+def test_how_many_may_join_can_be_chosen(method: Expansion, count: int) -> None:
+    query = unit_vectors(1, DIM)[0]
+    neighbours = around(query, *[0.97] * 20)
+    expanded, joined = expand(query, neighbours, method, UNRELATED, count=count)
+    if method is Expansion.AUTO and count < SAFE_NEIGHBOURS:
+        assert joined == 0
+        return
+    assert joined == min(count, 20)
+    alpha = None if method is Expansion.AVERAGE else 3.0
+    np.testing.assert_allclose(expanded, as_loops(query, neighbours[:count], alpha), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Expansion.ALPHA, Expansion.AUTO])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 8.5])
+def test_the_exponent_can_be_chosen(method: Expansion, alpha: float) -> None:
+    query = unit_vectors(1, DIM)[0]
+    neighbours = around(query, 0.97, 0.96, 0.95, 0.94)
+    expanded, joined = expand(query, neighbours, method, UNRELATED, alpha=alpha)
+    assert joined == 4
+    np.testing.assert_allclose(expanded, as_loops(query, neighbours, alpha), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [Expansion.AVERAGE, Expansion.ALPHA])
+def test_augmented_vectors_join_where_the_stored_ones_are_certain(method: Expansion) -> None:
+    query = unit_vectors(1, DIM)[0]
+    stored, augmented = around(query, 0.9, 0.3, 0.6, 0.39), around(query, 0.5, 0.9, 0.1, 0.8)
+    expanded, joined = expand(query, stored, method, UNRELATED, augmented=augmented)
+    assert joined == 2
+    alpha = None if method is Expansion.AVERAGE else 3.0
+    np.testing.assert_allclose(expanded, as_loops(query, augmented[[0, 2]], alpha), atol=1e-6)
 
 
 @pytest.mark.parametrize("count", range(6))

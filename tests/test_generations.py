@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save
 
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
 from engine.generations import MIN_FIT_IMAGES, Generation, Generations, Manifest, project
-from engine.types import Json, Rows, Vectors
+from engine.types import Json, Recipe, Rows, Vectors
 from tests.stored import RAW_DIM, RECIPE, other_recipe, unit_vectors
 
 FILES = ("vectors.faiss", "projection.safetensors", "manifest.json")
@@ -95,6 +96,24 @@ def test_stored_vectors_are_principal_components_of_the_collection(
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
     explained = variances[:16].sum() / variances.sum()
     assert built.manifest.explained == pytest.approx(explained, rel=1e-5)
+
+
+@pytest.mark.parametrize("shrinkage", [0.3, 1.0])
+def test_the_shrinkage_of_the_recipe_is_used(generations: Generations, shrinkage: float) -> None:
+    store, recipe = Store(80), other_recipe(projection_shrinkage=shrinkage, projection_power=0.5)
+    generations.build(store.rows, store.read, recipe, "float32")
+    loaded = generations.load(1, recipe)
+    raw = store.vectors.astype(np.float64)
+    centred = raw - raw.mean(axis=0)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    variances = singular**2 / len(raw)
+    shrunk = (1 - shrinkage) * variances[:16] + shrinkage * variances.sum() / RAW_DIM
+    expected = centred @ directions[:16].T * shrunk**-0.5
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    found = loaded.index.vectors(store.rows)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
+    assert loaded.projection is not None
+    assert loaded.projection.shrinkage == shrinkage
 
 
 @pytest.mark.parametrize("count", [1, 2, MIN_FIT_IMAGES - 1])
@@ -238,6 +257,42 @@ def test_another_recipe_is_refused_with_the_difference(generations: Generations)
 def test_another_name_of_the_same_weights_is_no_difference(generations: Generations) -> None:
     build(generations, Store(60))
     assert generations.load(1, other_recipe(weights="a file")).manifest.count == 60
+
+
+OLD_FINGERPRINT = "647a94ebd14b4229fb44b6378edb17ac793a41b8dfa51e9e878106c6e9fe88db"
+"""Of `RECIPE`, as it was before recipes had a shrinkage."""
+
+
+def test_a_recipe_without_shrinkage_keeps_its_old_fingerprint() -> None:
+    assert RECIPE.fingerprint == OLD_FINGERPRINT
+    assert other_recipe(projection_shrinkage=0.0).fingerprint == OLD_FINGERPRINT
+    assert other_recipe(projection_shrinkage=0.1).fingerprint != OLD_FINGERPRINT
+
+
+def test_a_recipe_from_before_there_was_shrinkage_is_read() -> None:
+    old = RECIPE.to_json()
+    del old["projection_shrinkage"]
+    assert Recipe.from_json(old) == RECIPE
+    assert Recipe.from_json(json.loads(json.dumps(old))).fingerprint == OLD_FINGERPRINT
+    shrunk = other_recipe(projection_shrinkage=0.25)
+    assert Recipe.from_json(json.loads(json.dumps(shrunk.to_json()))) == shrunk
+
+
+def test_a_generation_from_before_there_was_shrinkage_is_loaded(generations: Generations) -> None:
+    manifest = build(generations, Store(60)).manifest
+    folder = generations.path(1)
+    tensors = load_file(folder / "projection.safetensors")
+    del tensors["shrinkage"]
+    (folder / "projection.safetensors").write_bytes(save(tensors))
+    checksum = hashlib.sha256((folder / "projection.safetensors").read_bytes()).hexdigest()
+    recipe = {key: value for key, value in manifest.recipe.items() if "shrinkage" not in key}
+    files = {**manifest.files, "projection.safetensors": checksum}
+    replace(manifest, recipe=recipe, files=files).write(folder)
+    loaded = generations.load(1, RECIPE)
+    assert loaded.projection is not None
+    assert loaded.projection.shrinkage == 0.0
+    with pytest.raises(IndexMismatch, match=r"projection_shrinkage: 0\.0, not 0\.5"):
+        generations.load(1, other_recipe(projection_shrinkage=0.5))
 
 
 # --- publishing -------------------------------------------------------------------------------

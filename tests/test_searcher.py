@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from engine.backbones.weights import load_weights
+from engine.catalog import stored_descriptor
 from engine.describer import Describer, DescriberOptions
 from engine.errors import (
     BadImage,
@@ -27,10 +28,12 @@ from engine.errors import (
     UnknownImage,
     UnsupportedImage,
 )
+from engine.generations import project
 from engine.searcher import Searcher, new_image
 from engine.types import Expansion, Hit, MatchType, NewImage, SearchAnswer, SearchOptions, Vectors
+from tests.augmentation_loops import augmented_rows, expanded
 from tests.drawing import encode, photo, scene, view
-from tests.stored import unit_vectors
+from tests.stored import an_image, unit_vectors
 
 COUNT = 64
 """A power of two: exactly these decide the background until there are twice as many."""
@@ -360,6 +363,167 @@ def test_a_stored_image_stays_first_when_expanded(family: Searcher, expansion: E
     stored = encode(scene(FAR), "jpg", quality=85)
     best = family.search(stored, SearchOptions(expansion=expansion)).hits[0]
     assert (best.id, best.score, best.match_type) == ("family 85", 1.0, MatchType.EXACT)
+
+
+@pytest.mark.parametrize("expansion", [Expansion.AVERAGE, Expansion.ALPHA, Expansion.AUTO])
+def test_the_number_of_neighbours_and_the_exponent_are_options(
+    family: Searcher, expansion: Expansion
+) -> None:
+    query = encode(scene(FAR), "jpg", quality=70)
+    options = SearchOptions(limit=100, expansion=expansion, expansion_neighbours=4)
+    assert family.search(query, options).expanded_with == 4
+    two = family.search(query, replace(options, expansion_neighbours=2))
+    assert two.expanded_with == (0 if expansion is Expansion.AUTO else 2)
+    # With an exponent of 0 every neighbour counts alike.
+    flat = family.search(query, replace(options, expansion_alpha=0.0))
+    average = family.search(query, replace(options, expansion=Expansion.AVERAGE))
+    assert ids(flat) == ids(average)
+    np.testing.assert_allclose(
+        [hit.score for hit in flat.hits], [hit.score for hit in average.hits], atol=1e-6
+    )
+    if expansion is not Expansion.AVERAGE:
+        steep = family.search(query, replace(options, expansion_alpha=10.0))
+        assert abs(steep.hits[0].score - flat.hits[0].score) > 1e-4
+
+
+# --- database-side augmentation ---------------------------------------------------------------
+
+
+def vector_of(searcher: Searcher, data: bytes) -> Vectors:
+    """The (D,) vector with which an image file is searched."""
+    pixels = searcher.describer.decode(data).pixels
+    raw = stored_descriptor(searcher.describer.describe([pixels])[0])
+    projected: Vectors = project(searcher._view.projection, raw[None])[0]
+    return projected
+
+
+def offline(searcher: Searcher, k: int) -> tuple[list[str], Vectors, Vectors]:
+    """Ids, stored and augmented unit vectors of the whole index."""
+    rows = np.sort(searcher._view.index.rows())
+    stored = searcher._view.index.vectors(rows)
+    changed = np.array(augmented_rows(stored, k), np.float32)
+    changed /= np.linalg.norm(changed, axis=1, keepdims=True)
+    records = searcher.catalog.by_rows(rows.tolist())
+    return [records[row].id for row in rows.tolist()], stored, changed
+
+
+@pytest.mark.parametrize("state", ["raw", "built"])
+def test_with_all_images_as_candidates_it_is_the_ranking_of_an_augmented_database(
+    filled: Searcher, state: str
+) -> None:
+    if state == "built":
+        filled.build()
+    for k in (1, 10, 50):
+        names, _, changed = offline(filled, k)
+        for query in (photo(FAR), view(scene(5))):
+            cosines = changed @ vector_of(filled, query)
+            order = np.argsort(-cosines, kind="stable")
+            answer = filled.search(query, SearchOptions(limit=100, augmentation=k))
+            assert ids(answer) == [names[n] for n in order]
+            np.testing.assert_allclose([h.score for h in answer.hits], cosines[order], atol=1e-5)
+
+
+def test_augmentation_brings_the_copies_of_a_picture_together(family: Searcher) -> None:
+    query = encode(scene(FAR), "jpg", quality=30)
+    plain = family.search(query, SearchOptions(limit=100))
+    helped = family.search(query, SearchOptions(limit=100, augmentation=4))
+    spreads = []
+    for answer in (plain, helped):
+        assert all(name.startswith("family") for name in ids(answer)[:5])
+        assert all(-1 <= hit.score <= 1 for hit in answer.hits)
+        spreads.append(answer.hits[0].score - answer.hits[4].score)
+    assert spreads[1] < spreads[0] / 2
+    # How sure a hit is does not change by it.
+    kinds = {hit.id: hit.match_type for hit in plain.hits}
+    assert {hit.id: hit.match_type for hit in helped.hits} == kinds
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+@pytest.mark.parametrize("expansion", [Expansion.AVERAGE, Expansion.ALPHA, Expansion.AUTO])
+def test_the_query_is_expanded_with_augmented_vectors_of_certain_neighbours(
+    family: Searcher, expansion: Expansion, k: int
+) -> None:
+    data = encode(scene(FAR), "jpg", quality=70)
+    query = vector_of(family, data)
+    names, stored, changed = offline(family, k)
+    background = family._background(family._view)
+    assert background is not None
+    first = np.argsort(-(changed @ query), kind="stable")[:10]
+    certain = [n for n in first if stored[n] @ query >= background.related]
+    if expansion is Expansion.AUTO:
+        certain = [n for n in certain if stored[n] @ stored[certain[0]] >= background.related]
+    alpha = None if expansion is Expansion.AVERAGE else 3.0
+    joined = np.array(expanded(query, changed[certain], 10, alpha, set()))
+    answer = family.search(data, SearchOptions(limit=100, expansion=expansion, augmentation=k))
+    assert answer.expanded_with == len(certain) >= 3
+    cosines = changed @ joined
+    order = np.argsort(-cosines, kind="stable")
+    np.testing.assert_allclose([hit.score for hit in answer.hits], cosines[order], atol=1e-5)
+    # Copies of one picture with the same neighbours differ by rounding only.
+    scores = dict(zip(names, cosines.tolist(), strict=True))
+    np.testing.assert_allclose([scores[n] for n in ids(answer)], cosines[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("expansion", list(Expansion))
+def test_a_stored_image_stays_first_when_augmented(family: Searcher, expansion: Expansion) -> None:
+    options = SearchOptions(expansion=expansion, augmentation=10)
+    stored = encode(scene(FAR), "jpg", quality=85)
+    for answer in (family.search(stored, options), family.search_id("family 85", options)):
+        best = answer.hits[0]
+        assert (best.id, best.score, best.match_type) == ("family 85", 1.0, MatchType.EXACT)
+        assert MatchType.EXACT not in [hit.match_type for hit in answer.hits[1:]]
+
+
+@pytest.fixture
+def crowd(searcher: Searcher) -> Searcher:
+    """150 made-up images: more than are ranked anew for a first page; built."""
+    searcher.store([an_image(str(n), seed=n, dim=searcher.recipe.raw_dim) for n in range(150)])
+    searcher.build()
+    return searcher
+
+
+def test_the_best_hundred_are_ranked_anew(crowd: Searcher) -> None:
+    everything = SearchOptions(limit=150, exclude_self=True)
+    plain = ids(crowd.search_id("3", everything))
+    assert len(plain) == 149
+    names, _, changed = offline(crowd, 5)
+    query = crowd._view.index.vectors(np.array([crowd.catalog.get("3").row], np.int64))[0]
+    cosines = dict(zip(names, (changed @ query).tolist(), strict=True))
+    for limit, candidates in ((10, 100), (100, 100), (120, 120), (149, 149)):
+        answer = crowd.search_id("3", replace(everything, limit=limit, augmentation=5))
+        expected = sorted(plain[:candidates], key=lambda name: -cosines[name])[:limit]
+        assert ids(answer) == expected
+
+
+def test_pages_of_the_best_hundred_join_without_gaps_or_repeats(crowd: Searcher) -> None:
+    options = SearchOptions(limit=100, expansion=Expansion.ALPHA, augmentation=7)
+    whole = crowd.search_id("3", options).hits
+    for size in (1, 20, 50):
+        pages: list[Hit] = []
+        for offset in range(0, 100, size):
+            pages += crowd.search_id("3", replace(options, limit=size, offset=offset)).hits
+        assert tuple(pages) == whole
+
+
+def test_augmentation_of_a_small_index_takes_what_is_there(searcher: Searcher) -> None:
+    options = SearchOptions(augmentation=50, expansion=Expansion.AUTO)
+    assert searcher.search(photo(0), options).hits == ()
+    searcher.put("a", photo(0), {})
+    assert ids(searcher.search(photo(1), options)) == ["a"]
+    plain = searcher.search(photo(1), SearchOptions())
+    assert searcher.search(photo(1), options).hits[0].score == pytest.approx(plain.hits[0].score)
+    searcher.put("b", photo(1), {})
+    assert ids(searcher.search(photo(1), options)) == ["b", "a"]
+
+
+def test_augmentation_leaves_the_index_as_it_is(filled: Searcher) -> None:
+    before = filled._view.index.vectors(np.sort(filled._view.index.rows()))
+    fingerprint = filled.recipe.fingerprint
+    filled.search(photo(FAR), SearchOptions(augmentation=10, expansion=Expansion.ALPHA))
+    after = filled._view.index.vectors(np.sort(filled._view.index.rows()))
+    np.testing.assert_array_equal(before, after)
+    assert filled.recipe.fingerprint == fingerprint
+    assert filled.verify() == []
 
 
 # --- changing ---------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def test_the_defaults_make_a_describer_possible() -> None:
         assert getattr(settings, name) == getattr(options, name)
     assert settings.projection_dim == options.projection_dim
     assert settings.projection_power == options.projection_power
+    assert settings.projection_shrinkage == options.projection_shrinkage
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_the_defaults_make_a_describer_possible() -> None:
         ("COOC_MAX_SIDE", "1024", "max_side", 1024),
         ("COOC_DATA_DIR", "/srv/photos", "data_dir", Path("/srv/photos")),
         ("COOC_PROJECTION_POWER", "0.5", "projection_power", 0.5),
+        ("COOC_PROJECTION_SHRINKAGE", "0.1", "projection_shrinkage", 0.1),
         ("COOC_AUTO_BUILD", "false", "auto_build", False),
         ("COOC_WEIGHTS", "untrained", "weights", "untrained"),
         ("COOC_CACHE_DIR", "/cache", "cache_dir", Path("/cache")),

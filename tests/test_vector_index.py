@@ -74,6 +74,42 @@ def test_a_longer_answer_begins_with_the_shorter_one(copies: int) -> None:
             assert len(scores) == len(found) == min(k, len(rows))
 
 
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("k", [1, 7, 300, 1000])
+def test_many_searches_at_once_are_as_one_after_the_other(count: int, k: int) -> None:
+    vectors = unit_vectors(300, DIM)
+    rows = np.random.default_rng(1).permutation(10_000)[:300]
+    index = filled(rows, vectors)
+    queries = unit_vectors(count, DIM, seed=2)
+    found, scores = index.search_many(queries, k)
+    assert found.shape == scores.shape == (count, min(k, 300))
+    for number, query in enumerate(queries):
+        one_found, one_scores = index.search(query, k)
+        assert found[number].tolist() == one_found.tolist()
+        np.testing.assert_allclose(scores[number], one_scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_many_searches_order_equal_scores_by_row_too(count: int) -> None:
+    same = np.repeat(np.eye(DIM, dtype=np.float32)[:2], 60, axis=0)
+    rows = np.random.default_rng(3).permutation(5000)[:120]
+    index = filled(rows, same)
+    queries = same[np.arange(count) * 60 % 119]
+    for k in (1, 5, 59, 60, 61, 119, 120):
+        found, _ = index.search_many(queries, k)
+        for number, query in enumerate(queries):
+            assert found[number].tolist() == brute_force(rows, same, query, k)
+
+
+def test_no_queries_or_no_results_are_empty() -> None:
+    index = filled(np.arange(5), unit_vectors(5, DIM))
+    assert index.search_many(np.empty((0, DIM), np.float32), 3)[0].shape == (0, 3)
+    assert index.search_many(unit_vectors(2, DIM), 0)[0].shape == (2, 0)
+    found, scores = VectorIndex(DIM).search_many(unit_vectors(2, DIM), 3)
+    assert found.shape == scores.shape == (2, 0)
+    assert found.dtype == np.dtype(np.int64) and scores.dtype == np.dtype(np.float32)
+
+
 def test_an_empty_index_finds_nothing() -> None:
     found, scores = VectorIndex(DIM).search(unit_vectors(1, DIM)[0], 5)
     assert (found.tolist(), scores.tolist()) == ([], [])
@@ -97,6 +133,10 @@ def test_wrong_lengths_are_named() -> None:
         index.add(np.array([1, 2, 3]), unit_vectors(2, DIM))
     with pytest.raises(ValueError, match=r"\(1, 24\); expected \(24,\)"):
         index.search(unit_vectors(1, DIM), 1)
+    with pytest.raises(ValueError, match=r"\(24,\); expected \(Q, 24\)"):
+        index.search_many(unit_vectors(1, DIM)[0], 1)
+    with pytest.raises(ValueError, match=r"\(2, 23\); expected \(Q, 24\)"):
+        index.search_many(unit_vectors(2, 23), 1)
     assert len(index) == 0
 
 
