@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +23,8 @@ def activation_mask(features: Tensor) -> Tensor:
     values = features.detach()
     # One reduction per image: a batched one rounds differently for each batch size, and an
     # activation close to the mean would then be in or out depending on the company.
-    means = [image.mean() for image in values]
+    # Slices, not items: with four dimensions a map in channels_last is still summed as one block.
+    means = [values[number : number + 1].mean() for number in range(len(values))]
     threshold = torch.stack(means).reshape(-1, 1, 1, 1)  # (B, 1, 1, 1)
     # Written straight into floats: multiplying by a bool tensor costs five times as much.
     return torch.gt(values, threshold, out=torch.empty_like(values))
@@ -102,7 +105,8 @@ def _check(features: Tensor, radius: int) -> None:
 def _box_filter(x: Tensor, radius: int, scale: float) -> Tensor:
     """`scale` times the sum over a (2 radius + 1)^2 window, zero padded; same shape as `x`."""
     batch, channels, height, width = x.shape
-    rows, columns = _band(height, radius, x).mul_(scale), _band(width, radius, x)
+    rows = _band(height, radius, scale, x.dtype, x.device)
+    columns = _band(width, radius, 1.0, x.dtype, x.device)
     if x.is_contiguous(memory_format=torch.channels_last):
         # Channels vary fastest: both passes are products with long contiguous rows.
         y = x.permute(0, 2, 3, 1)  # (B, H, W, C)
@@ -112,7 +116,15 @@ def _box_filter(x: Tensor, radius: int, scale: float) -> Tensor:
     return torch.matmul(rows, torch.matmul(x, columns))
 
 
-def _band(size: int, radius: int, like: Tensor) -> Tensor:
-    """(size, size) matrix with ones where row and column differ by at most `radius`."""
-    ones = torch.ones(size, size, dtype=like.dtype, device=like.device)
-    return ones.tril_(radius).triu_(-radius)
+@lru_cache(maxsize=64)
+def _band(
+    size: int, radius: int, value: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(size, size) matrix with `value` where row and column differ by at most `radius`, else 0.
+
+    Kept between calls: making it would take a tenth of the time of all the rest.
+    """
+    # A tensor that is first needed in inference could not be used in training afterwards.
+    with torch.inference_mode(False), torch.no_grad():
+        full = torch.full((size, size), value, dtype=dtype, device=device)
+        return full.tril_(radius).triu_(-radius)

@@ -160,7 +160,7 @@ def test_evaluate_prints_map_per_pooling_and_projection(folder: Path, tmp_path: 
         (("index", "add", "/no/such"), "no file or folder /no/such"),
         (("index", "build"), "add images before building"),
         (("index", "reload"), "build the index first"),
-        (("evaluate", "/tmp"), "no gt.json"),
+        (("evaluate", Path(__file__).parent), "gt.json"),
         (("serve", "--port", "99999"), "port"),
         (("serve", "--weights", "/no/such.pth"), "/no/such.pth"),
         (("search", __file__), "not an image"),
@@ -168,7 +168,7 @@ def test_evaluate_prints_map_per_pooling_and_projection(folder: Path, tmp_path: 
     ],
 )
 def test_mistakes_get_one_line_that_helps(
-    arguments: tuple[str, ...], words: str, tmp_path: Path
+    arguments: tuple[object, ...], words: str, tmp_path: Path
 ) -> None:
     result = cooc(*arguments, code=1, COOC_DATA_DIR=str(tmp_path / "index"))
     assert words in result.stderr
