@@ -12,6 +12,7 @@ from app.settings import Settings, load_settings
 from engine.errors import InvalidOption
 from engine.types import Expansion
 
+THRESHOLDS = "0.50:0.95:0.01"
 TABLES = ("table1", "table2", "table3", "table4", "dir")
 
 
@@ -33,7 +34,9 @@ def evaluate(
             "--projection", help="none, fitted (PCA), lw (learned from matches). Repeatable."
         ),
     ] = None,
-    projection_dim: Annotated[int | None, typer.Option(min=1, max=16384)] = None,
+    projection_dim: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="At most so many values; default 512.")
+    ] = None,
     projection_power: Annotated[
         float | None,
         typer.Option(min=0.0, max=0.5, help="Of the eigenvalues; 0.5 whitens fully."),
@@ -49,8 +52,12 @@ def evaluate(
         list[Expansion] | None,
         typer.Option("--expansion", help="Query expansion: none, average, alpha. Repeatable."),
     ] = None,
-    neighbours: Annotated[int, typer.Option(help="That join an expanded query.")] = 10,
-    alpha: Annotated[float, typer.Option(min=0.0, max=10.0, help="Of alpha expansion.")] = 3.0,
+    neighbours: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="That join an expanded query; default 10.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(min=0.0, max=10.0, help="Of alpha expansion; default 3.")
+    ] = None,
     augmentation: Annotated[
         int, typer.Option(help="Neighbours that join each database image (DBA).")
     ] = 0,
@@ -62,8 +69,8 @@ def evaluate(
         bool, typer.Option(help="Precision, recall, F1 and counts for each threshold.")
     ] = False,
     thresholds: Annotated[
-        str, typer.Option(help="For --same-origin: low:high:step.")
-    ] = "0.50:0.95:0.01",
+        str | None, typer.Option(help=f"For --same-origin: low:high:step; default {THRESHOLDS}.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with the best and worst queries (.html).")
     ] = None,
@@ -96,20 +103,32 @@ def evaluate(
     from app.evaluation_work import Work, load
     from engine.evaluation.methods import Method, Projection, QueryExpansion
     from engine.evaluation.published import published_tables
+    from engine.pooling import uses_filter
 
     console.log_to_stderr()
     table = None
     if reproduce is not None:
         if reproduce not in TABLES:
             raise InvalidOption(f"reproduce is {reproduce!r}; choose from {', '.join(TABLES)}")
-        if pooling or projection or expansion or augmentation or same_origin:
-            raise InvalidOption(
-                "--reproduce decides pooling, projection, expansion and augmentation, and does "
-                "not go with --same-origin; leave them out"
-            )
+        decided = {
+            "--pooling": pooling,
+            "--projection": projection,
+            "--projection-dim": projection_dim,
+            "--projection-power": projection_power,
+            "--shrinkage": shrinkage,
+            "--expansion": expansion,
+            "--neighbours": neighbours,
+            "--alpha": alpha,
+            "--augmentation": augmentation or None,
+            "--same-origin": same_origin or None,
+            "--thresholds": thresholds,
+        }
+        given = [name for name, value in decided.items() if value is not None]
+        if given:
+            raise InvalidOption(f"--reproduce decides what is run; leave out {', '.join(given)}")
         table = published_tables()[reproduce]
     settings = load_settings(
-        backbone=backbone or (table.backbone if table else None),
+        backbone=backbone,
         layer=layer,
         weights=weights,
         max_side=max_side,
@@ -119,33 +138,49 @@ def evaluate(
         device=device,
         precision=precision,
     )
-    steps = _thresholds(thresholds)
+    if table is not None and not settings.chosen("backbone"):
+        settings = settings.model_copy(update={"backbone": table.backbone})
+    if thresholds is not None and not same_origin:
+        raise InvalidOption("--thresholds goes with --same-origin; leave it out or add that")
+    steps = _thresholds(thresholds or THRESHOLDS) if same_origin else None
     amount = _shrinkage(shrinkage, settings)
     _check_outputs(report, contact_sheets, correlation)
-    content = load(dataset, whole_queries=whole_queries)
-    other = None if fit_on is None else load(fit_on)
     methods = [
         Method(
             spec,
             Projection(kind, settings.projection_dim, settings.projection_power, amount),
-            QueryExpansion(growing, neighbours, alpha),
+            QueryExpansion(growing, neighbours or 10, 3.0 if alpha is None else alpha),
             augmentation,
         )
         for spec in dict.fromkeys(pooling or [settings.pooling])
         for kind in dict.fromkeys(projection or ("none", "fitted"))
         for growing in dict.fromkeys(expansion or (Expansion.NONE,))
     ]
+    if table is None and fit_on is None and "lw" in (projection or ()):
+        raise InvalidOption(
+            "projection lw learns from the matches of another data set; name it with --fit-on"
+        )
+    learned = [uses_filter(method.pooling) for method in methods]
+    if table is not None:
+        learned = [row.needs_filter for row in table.rows]
+    if cooccurrence is not None and not any(learned):
+        raise InvalidOption(
+            f"no pooling here uses the filter {cooccurrence}; leave it out or choose e.g. "
+            "--pooling cbp_ac:cooccurrence=learned"
+        )
+    content = load(dataset, whole_queries=whole_queries)
+    other = None if fit_on is None else load(fit_on)
     with Work(settings, cooccurrence, keep=cache) as work:
         if table is not None:
             rows = work.reproduce(table, content, other)
-            output.show_reproduced(table, content, rows, json)
+            output.show_reproduced(table, content, rows, work.weights(), json)
             found = [row.evaluated for row in rows if row.evaluated is not None]
         else:
             found = work.evaluate(content, methods, other)
-            output.show(content, work.describer(), found, steps if same_origin else None, json)
+            output.show(content, work.describer(), found, steps, json)
         if report is not None:
             work.write_report(report, content, found)
-        if contact_sheets is not None:
+        if contact_sheets is not None and found:
             best = max(found, key=lambda entry: entry.scores.map)
             work.write_contact_sheets(contact_sheets, content, best)
         if correlation is not None:
@@ -154,12 +189,15 @@ def evaluate(
 
 def _thresholds(text: str) -> tuple[float, float, float]:
     """low, high and step of `0.50:0.95:0.01`."""
+    from engine.evaluation.same_origin import threshold_steps
+
     try:
         low, high, step = (float(part) for part in text.split(":"))
     except ValueError as error:
         raise InvalidOption(
             f"thresholds is {text!r}; write low:high:step, e.g. 0.50:0.95:0.01"
         ) from error
+    threshold_steps(low, high, step)
     return low, high, step
 
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from app import console
+from app.evaluation_report import method_label
+from engine.backbones.weights import Weights
 from engine.describer import Describer
 from engine.evaluation.datasets import Dataset, queries_without_positives
+from engine.evaluation.methods import Projection, QueryExpansion
 from engine.evaluation.published import PublishedTable
 from engine.evaluation.reproduce import ReproducedRow, kinds_of
 from engine.evaluation.run import Evaluated
@@ -43,25 +46,35 @@ def show(
         console.print_json({**_about(dataset), **_described(describer), "results": results})
         return
     kinds = list(dict.fromkeys(kind for entry in evaluated for kind in entry.scores.kinds))
-    expanded = any(entry.method.expansion.kind is not Expansion.NONE for entry in evaluated)
-    shown = kinds if len(kinds) > 1 else []
-    columns = ["pooling", "projection", *(["expansion"] if expanded else []), "dim", "queries"]
-    columns += [*shown, "mAP", *(f"mP@{k}" for k in evaluated[0].scores.precision_at)]
-    rows = []
+    methods = [entry.method for entry in evaluated]
+    columns: dict[str, list[Any]] = {
+        "pooling": [method.pooling for method in methods],
+        "projection": [_projection(entry) for entry in evaluated],
+    }
+    if any(method.augmentation for method in methods):
+        columns["augmentation"] = [method.augmentation for method in methods]
+    if any(method.expansion.kind is not Expansion.NONE for method in methods):
+        columns["expansion"] = [_expansion(entry) for entry in evaluated]
+    columns["dim"] = [entry.dim for entry in evaluated]
+    columns["queries"] = [entry.scores.queries for entry in evaluated]
+    if len(kinds) > 1:
+        columns |= {kind: [e.scores.kinds.get(kind, 0.0) for e in evaluated] for kind in kinds}
+    columns["mAP"] = [entry.scores.map for entry in evaluated]
+    for k in evaluated[0].scores.precision_at:
+        columns[f"mP@{k}"] = [entry.scores.precision_at[k] for entry in evaluated]
+    rows = list(zip(*columns.values(), strict=True))
+    console.table(list(columns), rows, title=_title(dataset, describer))
     for entry in evaluated:
-        scores, method = entry.scores, entry.method
-        row: list[Any] = [method.pooling, _projection(entry)]
-        row += [_expansion(entry)] if expanded else []
-        row += [entry.dim, scores.queries, *(scores.kinds.get(kind, 0.0) for kind in shown)]
-        rows.append([*row, scores.map, *scores.precision_at.values()])
-    console.table(columns, rows, title=_title(dataset, describer))
-    for name, entries in same.items():
-        _show_origin(name.pooling, entries)
+        if entry.method in same:
+            _show_origin(method_label(entry), same[entry.method])
     empty = queries_without_positives(dataset)
     if empty:
-        console.err.print(
-            f"{len(empty)} queries have no positives and were left out, the first is {empty[0]!r}"
-        )
+        _say(f"{len(empty)} queries have no positives and were left out, the first is {empty[0]!r}")
+
+
+def _say(text: str) -> None:
+    """A line on stderr, names in it as they are."""
+    console.err.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
 def result(entry: Evaluated) -> Json:
@@ -71,7 +84,9 @@ def result(entry: Evaluated) -> Json:
         "pooling": method.pooling,
         "projection": method.projection.kind,
         "fitted_on": entry.fitted_on,
+        **(_fitting(method.projection) if entry.fitted_on is not None else {}),
         "expansion": method.expansion.kind.value,
+        **(_growing(method.expansion) if method.expansion.kind is not Expansion.NONE else {}),
         "augmentation": method.augmentation,
         "map": round(scores.map, 4),
         "kinds": {kind: round(value, 4) for kind, value in scores.kinds.items()},
@@ -81,10 +96,26 @@ def result(entry: Evaluated) -> Json:
     }
 
 
+def _fitting(projection: Projection) -> Json:
+    """`shrinkage` is null where the data decide it."""
+    return {
+        "projection_power": projection.power,
+        "shrinkage": projection.shrinkage,
+    }
+
+
+def _growing(expansion: QueryExpansion) -> Json:
+    return {"neighbours": expansion.neighbours, "alpha": expansion.exponent}
+
+
 def show_reproduced(
-    table: PublishedTable, dataset: Dataset, rows: Sequence[ReproducedRow], json: bool
+    table: PublishedTable,
+    dataset: Dataset,
+    rows: Sequence[ReproducedRow],
+    weights: Weights,
+    json: bool,
 ) -> None:
-    """Ours beside theirs, row by row."""
+    """Ours beside theirs, row by row, with how ours was described."""
     if json:
         results = [
             {
@@ -92,31 +123,53 @@ def show_reproduced(
                 "ours": {kind: round(value, 4) for kind, value in row.ours.items()},
                 "theirs": row.theirs,
                 "skipped": row.reason or None,
+                **_ran(row),
                 **({} if row.evaluated is None else {"method": result(row.evaluated)}),
             }
             for row in rows
         ]
-        about = {"table": table.title, "notes": list(table.notes)}
+        about = {
+            "table": table.title,
+            "weights": weights.name,
+            "trained": weights.trained,
+            "notes": list(table.notes),
+        }
         console.print_json({**_about(dataset), **about, "results": results})
         return
     kinds = kinds_of(rows)
-    columns = ["row", "dim"]
+    columns = ["row", "layer", "side", "scales", "dim"]
     columns += [f"{kind}: {whose}" for kind in kinds for whose in ("ours", "theirs")]
     lines = []
     for row in rows:
-        line: list[Any] = [row.label, row.evaluated.dim if row.evaluated else "-"]
+        ran = _ran(row)
+        scales = ", ".join(f"{scale:.3g}" for scale in ran.get("scales", ()))
+        line: list[Any] = [row.label, ran.get("layer", "-"), str(ran.get("max_side", "-"))]
+        line += [scales or "-", str(row.evaluated.dim) if row.evaluated else "-"]
         for kind in kinds:
             for figures in (row.ours, row.theirs):
                 line.append(f"{figures[kind]:.2f}" if kind in figures else "-")
         lines.append(line)
-    console.table(columns, lines, title=f"{table.title}; on {dataset.name}")
+    trunk = next((row.recipe.backbone for row in rows if row.recipe), table.backbone)
+    console.table(columns, lines, title=f"{table.title}; on {dataset.name}, with {trunk}")
+    notes = [weights.notice, *table.notes]
     if dataset.benchmark is None:
-        console.out.print(f"No figures are published for {dataset.name}: ours stand alone.")
-    for row in rows:
-        if row.reason:
-            console.out.print(f"not run: {row.label}: {row.reason}")
-    for note in table.notes:
-        console.out.print(f"- {note}")
+        notes.insert(0, f"No figures are published for {dataset.name}: ours stand alone.")
+    notes += [f"Not run: {row.label}: {row.reason}" for row in rows if row.reason]
+    for note in notes:
+        console.out.print(f"- {note}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _ran(row: ReproducedRow) -> Json:
+    """How the images of a row were described; empty where it was not run."""
+    if row.recipe is None:
+        return {}
+    return {
+        "backbone": row.recipe.backbone,
+        "layer": row.recipe.layer,
+        "max_side": row.recipe.max_side,
+        "scales": list(row.recipe.scales),
+        "queries_cropped": row.cropped,
+    }
 
 
 def _about(dataset: Dataset) -> Json:
@@ -199,3 +252,5 @@ def _show_origin(label: str, rows: Sequence[ThresholdRow]) -> None:
         for row in rows
     ]
     console.table(columns, lines, title=f"{label}: pairs above each threshold")
+    if len(rows) > 1 and best in (rows[0], rows[-1]):
+        _say(f"the best threshold of {label} is at the edge of the range: widen --thresholds")

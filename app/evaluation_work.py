@@ -71,7 +71,8 @@ class Work:
 
     def _build(self, setting: Setting | None) -> Describer:
         own = self.settings
-        chosen = describer_options(own)
+        # Poolings are built one by one; that of the settings may need a filter that is not here.
+        chosen = replace(describer_options(own), pooling="spoc")
         if setting is not None:
             chosen = replace(
                 chosen,
@@ -79,10 +80,14 @@ class Work:
                 scales=own.scales if own.chosen("scales") else setting.scales,
                 max_side=own.max_side if own.chosen("max_side") else setting.max_side,
             )
+        return Describer(chosen, self.weights(), cooccurrence_filter=self.filter)
+
+    def weights(self) -> Weights:
+        """Found once."""
         if self._weights is None:
             with console.late_progress_bar("downloading weights") as progress:
-                self._weights = find_weights(own, progress)
-        return Describer(chosen, self._weights, cooccurrence_filter=self.filter)
+                self._weights = find_weights(self.settings, progress)
+        return self._weights
 
     def evaluate(
         self, dataset: Dataset, methods: Sequence[Method], fit_on: Dataset | None

@@ -117,6 +117,22 @@ def test_half_precision_stays_half_precision() -> None:
     assert direct_cooccurrence(features).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shift", [0.0, -0.5])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_with_and_without_gradients_the_result_is_the_same_to_the_bit(
+    dtype: torch.dtype, layout: torch.memory_format, shift: float, batch: int
+) -> None:
+    features = (sparse(batch, 6, 9, 7) + shift).to(dtype).contiguous(memory_format=layout)
+    with_gradient = direct_cooccurrence(features.clone().requires_grad_(), 2)
+    without = direct_cooccurrence(features, 2)
+    assert with_gradient.requires_grad
+    assert without.dtype == dtype
+    assert torch.equal(without, with_gradient.detach())
+    assert direct_cooccurrence(features[:0], 2).shape == (0, 6, 9, 7)
+
+
 def test_the_argument_is_left_alone() -> None:
     features = sparse(1, 4, 5, 6)
     before = features.clone()

@@ -79,10 +79,41 @@ def test_printed_figures_stand_beside_ours(tmp_path: Path, cache: str) -> None:
     fourth = cooc_json("evaluate", folder, "--reproduce", "table4", *small, COOC_CACHE_DIR=cache)
     skipped = [row["label"] for row in fourth["results"] if row["skipped"]]
     assert skipped == ["BP(AC_T)_learn + ms", "BP(AC_T)_learn + aQE + ms"]
+    assert (first["layer"], first["max_side"], first["scales"]) == ("fire9", 128, [1.0])
+    assert report["trained"] is False
     shown = cooc("evaluate", folder, "--reproduce", "table1", *small, COOC_CACHE_DIR=cache).stdout
+    assert "untrained" in shown
     assert "ours" in shown
     assert "60.53" in shown
     assert "not printed" in shown  # what the paper leaves open
+
+
+def test_rows_that_the_trunk_cannot_run_are_named_and_the_others_are_run(
+    tmp_path: Path, cache: str
+) -> None:
+    folder = oxford(tmp_path / "Oxford")
+    options = ("--reproduce", "dir", "--max-side", 64, "--scales", 1)
+    report = cooc_json("evaluate", folder, *options, COOC_CACHE_DIR=cache)
+    ran = {row["label"]: row["skipped"] for row in report["results"]}
+    assert ran["R-MAC"] is None
+    assert "has no layer 'layer3'" in ran["512 pixels, 2 maps"]
+    rows = {row["label"]: row for row in report["results"]}
+    assert rows["R-MAC"]["queries_cropped"]
+    assert not rows["512 pixels, 1 map"]["queries_cropped"]
+    assert rows["R-MAC, three resolutions, AQE 1, DBA 20"]["method"]["augmentation"] == 20
+
+
+def test_all_that_was_done_is_in_the_table_and_in_json(tmp_path: Path, cache: str) -> None:
+    folder = revisited(tmp_path / "roxford")
+    run = ("evaluate", folder, "--pooling", "spoc", "--augmentation", 2, "--expansion", "alpha")
+    report = cooc_json(*run, "--neighbours", 3, "--alpha", 2, COOC_CACHE_DIR=cache)
+    plain, fitted = report["results"]
+    assert (plain["augmentation"], plain["neighbours"], plain["alpha"]) == (2, 3, 2)
+    assert "projection_power" not in plain
+    assert (fitted["projection_power"], fitted["shrinkage"]) == (0.25, 0)
+    shown = cooc(*run, COOC_CACHE_DIR=cache).stdout
+    assert "augmentation" in shown
+    assert "alpha 10" in shown
 
 
 def test_thresholds_of_same_origin(tmp_path: Path, cache: str) -> None:
@@ -196,7 +227,12 @@ def test_queries_without_positives_are_mentioned(tmp_path: Path, cache: str) -> 
     ("options", "message"),
     [
         (("--reproduce", "table9"), "'table9'; choose from table1"),
-        (("--reproduce", "dir", "--pooling", "gem"), "--reproduce decides pooling"),
+        (
+            ("--reproduce", "dir", "--pooling", "gem", "--shrinkage", "0.1", "--neighbours", "3"),
+            "--reproduce decides what is run; leave out --pooling, --shrinkage, --neighbours",
+        ),
+        (("--thresholds", "0.5:0.9:0.1"), "goes with --same-origin"),
+        (("--thresholds", "0.9:0.5:0.1", "--same-origin"), "low must be at most high"),
         (("--projection", "psychic"), "'psychic'; choose from none, fitted, lw"),
         (("--projection", "lw"), "name it with --fit-on"),
         (("--expansion", "auto"), "evaluation knows none, average, alpha"),
@@ -207,7 +243,12 @@ def test_queries_without_positives_are_mentioned(tmp_path: Path, cache: str) -> 
         (("--correlation", "out.txt"), "--correlation is out.txt"),
         (("--pooling", "gem:p=0"), "p is 0"),
         (("--layer", "conv9"), "conv9"),
-        (("--cooccurrence", "/nowhere.npy"), "no filter file"),
+        (("--cooccurrence", "/nowhere.npy"), "no pooling here uses the filter /nowhere.npy"),
+        (
+            ("--cooccurrence", "/nowhere.npy", "--pooling", "cbp_ac:cooccurrence=learned"),
+            "no filter file",
+        ),
+        (("--pooling", "cbp_ac:cooccurrence=learned"), "give one with --cooccurrence"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_remedy(

@@ -1,6 +1,6 @@
 """Rows of the published tables, with the figures that were printed for them.
 
-Tables 1 to 4 are those of the co-occurrence paper (VGG16, pool5, photos at their own size). `dir`
+Tables 1 to 4 are those of the co-occurrence paper (VGG16, pool5). `dir`
 collects deep image retrieval (arXiv:1610.07940) and the experiments that were built on it with
 features of middle layers; ResNet101 there was trained on landmarks, here it has ImageNet weights
 unless others are given.
@@ -76,6 +76,8 @@ def _whitened(pooling: str, dim: int = 512, expansion: QueryExpansion | None = N
 
 
 _NOT_PRINTED = (
+    "Photos have their longest side at most 1024 here, as those of Oxford and Paris have; those of "
+    "Holidays are larger.",
     "The tables were made with the Caffe release of VGG16; torchvision's weights are others.",
     "Fitted on Paris for Oxford, on Oxford for the others: give that set with --fit-on.",
     "The number of neighbours of AQE was not printed; 10 here, as in CroW.",

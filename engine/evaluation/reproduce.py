@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.describer import Describer
+from engine.errors import InvalidOption
 from engine.evaluation.datasets import Dataset
 from engine.evaluation.descriptors import Progress
 from engine.evaluation.methods import Method, Projection
 from engine.evaluation.published import PublishedRow, PublishedTable
 from engine.evaluation.run import Evaluated, evaluate_methods
+from engine.types import Recipe
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,16 @@ class Setting:
 class ReproducedRow:
     """One row: `evaluated` is None where it could not be run, and `reason` says why.
 
-    `theirs` are the printed figures for this benchmark, by kind of query.
+    `theirs` are the printed figures for this benchmark, by kind of query; `recipe` is how the
+    images were described, and `cropped` whether queries were cut to their box.
     """
 
     label: str
     theirs: dict[str, float]
     evaluated: Evaluated | None = None
     reason: str = ""
+    recipe: Recipe | None = None
+    cropped: bool = True
 
     @property
     def ours(self) -> dict[str, float]:
@@ -67,13 +72,20 @@ def reproduce(
             setting = Setting(row.layer, row.scales, row.max_side, row.crop)
             groups.setdefault(setting, []).append(number)
     for setting, numbers in groups.items():
+        try:
+            made = describer(setting)
+        except InvalidOption as error:  # e.g. a layer that this trunk does not have
+            for number in numbers:
+                row = table.rows[number]
+                done[number] = ReproducedRow(row.label, _theirs(row, dataset), reason=str(error))
+            continue
         queries = dataset.queries
         if not setting.crop:
             queries = tuple(replace(query, bbox=None) for query in queries)
         methods = [_possible(table.rows[number].method, fit_on) for number in numbers]
         evaluated = evaluate_methods(
             replace(dataset, queries=queries),
-            describer(setting),
+            made,
             methods,
             cache_dir=cache_dir,
             progress=progress,
@@ -83,7 +95,13 @@ def reproduce(
         for number, method in zip(numbers, methods, strict=True):
             row = table.rows[number]
             labelled = replace(by_method[method], label=row.label)
-            done[number] = ReproducedRow(row.label, _theirs(row, dataset), labelled)
+            done[number] = ReproducedRow(
+                row.label,
+                _theirs(row, dataset),
+                labelled,
+                recipe=made.recipe,
+                cropped=setting.crop,
+            )
     return [done[number] for number in range(len(table.rows))]
 
 

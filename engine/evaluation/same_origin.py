@@ -48,7 +48,7 @@ def same_origin_table(
     Raises: InvalidOption for thresholds that are none, or if there is no true pair.
     """
     check_shape(dataset, similarities.shape)
-    thresholds = _thresholds(low, high, step)
+    thresholds = threshold_steps(low, high, step)
     entries = _entries(dataset)
     true, counted = _pairs(dataset, entries)
     chosen = similarities[entries]
@@ -73,7 +73,8 @@ def best_threshold(rows: Sequence[ThresholdRow]) -> ThresholdRow:
     return max(rows, key=lambda row: (row.f1, row.threshold))
 
 
-def _thresholds(low: float, high: float, step: float) -> list[float]:
+def threshold_steps(low: float, high: float, step: float) -> list[float]:
+    """low, low + step, ... up to high. Raises InvalidOption for values that give none."""
     if not all(map(math.isfinite, (low, high, step))) or low > high or step <= 0:
         raise InvalidOption(
             f"thresholds from {low} to {high} by {step} are none; "

@@ -29,6 +29,7 @@ __all__ = [
     "format_spec",
     "load_filter",
     "parse_spec",
+    "uses_filter",
 ]
 
 POOLINGS: dict[str, type[Pooling]] = {
@@ -92,6 +93,11 @@ def load_filter(pooling: Pooling, weight: Tensor | None) -> None:
                 module.load(weight)
             except ValueError as error:
                 raise InvalidOption(str(error)) from error
+
+
+def uses_filter(spec: str) -> bool:
+    """Whether the pooling needs a trained co-occurrence filter. Raises InvalidOption."""
+    return parse_spec(spec)[1].get("cooccurrence") == "learned"
 
 
 def _fits(value: Option, annotation: str) -> bool:
