@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,14 @@ from engine.types import Vectors
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+
+HOLDING_BYTES = 12
+FITTING_BYTES = 40
+"""Memory for each value of the descriptors: float32, and a copy of what is compared. Fitting a
+projection makes copies in double precision: a peak of 39 to 41 bytes was measured."""
+
+NAMED_BESIDES = 5
+"""Bad images that an error names besides the first."""
 
 FIT_IMAGES = 1000
 """Images whose regions a whitening of regions is fitted on: 20 regions each are plenty."""
@@ -59,18 +67,23 @@ def describe_files(
     *,
     cache_dir: Path,
     progress: Progress,
+    fitting: bool = False,
 ) -> Iterator[Vectors]:
     """Raw descriptors of `parts`, for one pooling after the other.
 
     All that is missing in the cache is computed first, with one pass of the trunk for all
     poolings. What has been computed is kept at once: an interrupted run goes on from there.
 
+    Args:
+        fitting: a projection is fitted on the descriptors, which takes more memory.
+
     Yields: (N, D) for each pooling, row i for part i.
-    Raises: InvalidOption naming the file, if one cannot be read, and where the descriptors of
-        one pooling do not fit into memory.
+    Raises: InvalidOption naming the files that cannot be read or whose descriptors are not finite,
+        once all others are described; and where the descriptors of one pooling do not fit into
+        memory.
     """
     for pooling in poolings:
-        _check_memory(pooling, len(parts))
+        _check_memory(pooling, len(parts), FITTING_BYTES if fitting else HOLDING_BYTES)
     keys = [part.key for part in parts]
     unique = dict(zip(keys, parts, strict=True))
     with ExitStack() as stack:
@@ -78,27 +91,75 @@ def describe_files(
             stack.enter_context(closing(DescriptorCache(cache_dir, describer, pooling)))
             for pooling in poolings
         ]
-        missing = [set(cache.missing(list(unique))) for cache in caches]
-        wanted = set().union(*missing)
-        # Only the poolings that miss something; all of them for every image that any misses.
-        active = [number for number, keys_ in enumerate(missing) if keys_]
-        chosen = [poolings[number] for number in active]
-        done = len(unique) - len(wanted)
-        progress(done, len(unique))
-        items = ((key, part) for key, part in unique.items() if key in wanted)
-        fresh: dict[str, list[Vectors]] = {}
-        for key, result in describer.stream(items, poolings=chosen):
-            if isinstance(result, EngineError):
-                raise InvalidOption(f"{_named(unique[key])}: {result}") from result
-            fresh[key] = result
-            done += 1
-            progress(done, len(unique))
-            if len(fresh) == 32:
-                _keep(fresh, [caches[number] for number in active])
-                fresh = {}
-        _keep(fresh, [caches[number] for number in active])
+        _describe_missing(describer, poolings, unique, caches, progress)
         for cache in caches:
-            yield cache.get(keys)
+            try:
+                vectors = cache.get(keys)
+            except KeyError:
+                # The disk failed meanwhile: what is computed now stays in memory.
+                _describe_missing(describer, poolings, unique, caches, progress)
+                vectors = cache.get(keys)
+            yield vectors
+
+
+def _describe_missing(
+    describer: Describer,
+    poolings: Sequence[Pooling],
+    parts: Mapping[str, ImagePart],
+    caches: Sequence[DescriptorCache],
+    progress: Progress,
+) -> None:
+    missing = [set(cache.missing(list(parts))) for cache in caches]
+    wanted = set().union(*missing)
+    # Only the poolings that miss something; all of them for every image that any misses.
+    active = [number for number, keys in enumerate(missing) if keys]
+    chosen = [poolings[number] for number in active]
+    kept = [caches[number] for number in active]
+    done = len(parts) - len(wanted)
+    progress(done, len(parts))
+    items = ((key, part) for key, part in parts.items() if key in wanted)
+    fresh: dict[str, list[Vectors]] = {}
+    bad: dict[str, EngineError] = {}
+    try:
+        for key, result in describer.stream(items, poolings=chosen):
+            problem = _problem(result, chosen)
+            if problem is not None:
+                bad[key] = problem
+            elif not isinstance(result, EngineError):
+                fresh[key] = result
+            done += 1
+            progress(done, len(parts))
+            if len(fresh) == 32:
+                _keep(fresh, kept)
+                fresh = {}
+    finally:
+        _keep(fresh, kept)
+    _refuse([(part, bad[key]) for key, part in parts.items() if key in bad])
+
+
+def _problem(
+    result: list[Vectors] | EngineError, poolings: Sequence[Pooling]
+) -> EngineError | None:
+    if isinstance(result, EngineError):
+        return result
+    for pooling, vector in zip(poolings, result, strict=True):
+        if not np.isfinite(vector).all():
+            return InvalidOption(f"its descriptor by {pooling.kind} is not finite")
+    return None
+
+
+def _refuse(bad: Sequence[tuple[ImagePart, EngineError]]) -> None:
+    """Raises InvalidOption for the first, naming some of the others, unless there are none."""
+    if not bad:
+        return
+    part, error = bad[0]
+    text = f"{_named(part)}: {error}"
+    if len(bad) > 1:
+        shown = bad[1 : 1 + NAMED_BESIDES]
+        names = ", ".join(_named(other) for other, _ in shown)
+        more = "" if len(bad) == 1 + len(shown) else ", ..."
+        text += f" ({len(bad)} images cannot be used; the others are {names}{more})"
+    raise InvalidOption(text) from error
 
 
 def _keep(fresh: dict[str, list[Vectors]], caches: Sequence[DescriptorCache]) -> None:
@@ -112,15 +173,40 @@ def _named(part: ImagePart) -> str:
     return f"{part.path} (box {', '.join(f'{value:g}' for value in part.box)})"
 
 
-def _check_memory(pooling: Pooling, count: int) -> None:
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # The descriptors, and their projection's copy in double precision.
-    needed = 3 * 4 * count * pooling.dim
-    if needed > free:
+def _check_memory(pooling: Pooling, count: int, bytes_per_value: int) -> None:
+    free = free_memory()
+    needed = bytes_per_value * count * pooling.dim
+    if free is not None and needed > free:
         raise InvalidOption(
             f"{count} descriptors of {pooling.dim} values need {needed / 1e9:.1f} GB of memory, "
             f"{free / 1e9:.1f} GB are free; use a compact pooling (cbp_aa, cbp_ac)"
         )
+
+
+def free_memory(
+    *, meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")
+) -> int | None:
+    """Bytes that may still be taken, of the machine and of a container; None where not known."""
+    free = []
+    with suppress(OSError):
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free.append(1024 * int(line.split()[1]))
+    # A container without a limit says "max" there.
+    with suppress(OSError, ValueError):
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        free.append(max(0, limit - used + _file_cache(cgroup / "memory.stat")))
+    return min(free, default=None)
+
+
+def _file_cache(stat: Path) -> int:
+    """Bytes of files read before, which count as used and are given up when memory is short."""
+    with suppress(OSError):
+        for line in stat.read_text().splitlines():
+            if line.startswith("inactive_file "):
+                return int(line.split()[1])
+    return 0
 
 
 def fit_regions(
@@ -134,7 +220,7 @@ def fit_regions(
     """Fit the whitenings inside `pooling` on the regions of an even sample of `parts`.
 
     The result is kept in the cache, under all that it depends on.
-    Raises: InvalidOption naming the file, if one cannot be read.
+    Raises: InvalidOption naming the files that cannot be read.
     """
     step = np.unique(np.linspace(0, len(parts) - 1, min(len(parts), FIT_IMAGES)).astype(int))
     chosen = [parts[int(row)] for row in step]
@@ -153,7 +239,10 @@ def fit_regions(
 
 def _stored(file: Path) -> dict[str, Tensor] | None:
     try:
-        return load_file(file)
+        state = load_file(file)
+        with suppress(OSError):
+            os.utime(file)  # `prune` keeps what was used last
+        return state
     except (OSError, SafetensorError):
         return None
 
@@ -164,17 +253,22 @@ def _fitted(
     branches = pooling.branches if isinstance(pooling, Layered) else [pooling]
     samples: list[list[Tensor]] = [[] for _ in branches]
     done = 0
+    bad: list[tuple[ImagePart, EngineError]] = []
     for window in describer.load((part, part) for part in parts):
         for part, pixels in window:
+            done += 1
+            progress(done, len(parts))
             if isinstance(pixels, EngineError):
-                raise InvalidOption(f"{_named(part)}: {pixels}") from pixels
+                bad.append((part, pixels))
+                continue
+            if bad:
+                continue  # there will be no fit, only more to name
             with torch.inference_mode():
                 for maps in describer.maps(torch.from_numpy(np.stack([pixels]))):
                     for branch, features, own in zip(branches, maps, samples, strict=True):
                         assert isinstance(branch, RMac), "only R-MAC is fitted on regions"
                         own.append(branch.samples(features)[0].cpu())
-            done += 1
-            progress(done, len(parts))
+    _refuse(bad)
     for branch, own in zip(branches, samples, strict=True):
         assert isinstance(branch, RMac)
         branch.fit(torch.cat(own))

@@ -86,7 +86,12 @@ def evaluate_methods(
             )
     parts = [*database, *queries]
     described = describe_files(
-        describer, poolings, parts, cache_dir=cache_dir, progress=progress("describing")
+        describer,
+        poolings,
+        parts,
+        cache_dir=cache_dir,
+        progress=progress("describing"),
+        fitting=any(method.projection.kind != "none" for method in methods),
     )
     others = _others(describer, poolings, fit_on, methods, cache_dir, progress)
     for spec, vectors, other in zip(specs, described, others, strict=True):
