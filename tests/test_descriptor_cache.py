@@ -18,7 +18,8 @@ from torch import Tensor
 from engine.backbones.weights import load_weights
 from engine.describer import Describer, DescriberOptions
 from engine.errors import InvalidOption
-from engine.evaluation.cache import DescriptorCache, description_digest, file_key, prune
+from engine.evaluation.cache import DescriptorCache, prune
+from engine.evaluation.cache_keys import description_digest, file_key
 from engine.evaluation.descriptors import ImagePart, describe_files, fit_regions, free_memory
 from engine.pooling import Pooling
 from engine.types import Vectors

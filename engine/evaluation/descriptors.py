@@ -17,7 +17,8 @@ from torch import Tensor
 
 from engine.describer import Describer
 from engine.errors import EngineError, InvalidOption
-from engine.evaluation.cache import DescriptorCache, description_digest, file_key
+from engine.evaluation.cache import DescriptorCache
+from engine.evaluation.cache_keys import description_digest, file_key
 from engine.images import Box
 from engine.pooling import Pooling
 from engine.pooling.layered import Layered
