@@ -9,6 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+LARGE_MAP = 1 << 17
+"""Values of a map from which on images are better worked through one by one on a CPU: smaller
+ones stay in its caches together, and each step costs more than what it does."""
+
+
 def activation_mask(features: Tensor) -> Tensor:
     """rho_A: 1 where an activation exceeds the mean of its own image, else 0 (Eq 7).
 
@@ -46,7 +51,9 @@ def direct_cooccurrence(features: Tensor, radius: int = 4) -> Tensor:
     Raises: ValueError for a wrong shape or a negative radius.
     """
     _check(features, radius)
-    if features.device.type == "cpu" and not (torch.is_grad_enabled() and features.requires_grad):
+    wants_gradient = torch.is_grad_enabled() and features.requires_grad
+    one_by_one = len(features) == 1 or features.shape[1:].numel() >= LARGE_MAP
+    if features.device.type == "cpu" and one_by_one and not wants_gradient:
         return _without_mask(features, radius)
     mask = activation_mask(features)  # (B, C, H, W)
     active = features * mask
