@@ -20,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from engine.errors import InvalidOption
 
 # Into a file or a pipe nothing is cut off, however wide a table is.
 out = Console(width=None if sys.stdout.isatty() else 1000)
@@ -35,19 +38,28 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One machine-readable object on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """One machine-readable object on stdout. Raises InvalidOption for infinite numbers."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise InvalidOption(f"the result has numbers that are not finite: {error}") from error
+    sys.stdout.write(text + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
     """Numbers on the right, text on the left; columns in the order given."""
-    view = Table(title=title, title_justify="left")
+    # Texts, not strings: names of files and data sets may look like markup.
+    view = Table(title=None if title is None else Text(title), title_justify="left")
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
-        view.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        view.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        view.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
+        view.add_row(*(Text(_cell(cell)) for cell in row))
     out.print(view)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 class Bar:

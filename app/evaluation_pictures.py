@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from app.evaluation_report import Progress, method_label, write_file
+from app.evaluation_report import Progress, method_label
+from app.files import write_file
 from engine.describer import Describer
 from engine.errors import EngineError, InvalidOption
 from engine.evaluation.correlation import RADIUS, query_vectors
 from engine.evaluation.datasets import Dataset
 from engine.evaluation.protocols import QueryResult
 from engine.evaluation.run import Evaluated
-from engine.images import SUFFIXES, decode
+from engine.images import SUFFIXES, Box, decode
 from engine.pictures import (
     Relevance,
     SheetHit,
@@ -35,8 +37,8 @@ def write_contact_sheets(
 ) -> None:
     """One picture for each of the first 100 queries: the query and its first 20 hits.
 
-    `0001_name.jpg` is that of the first query; queries without a positive have none. Pictures
-    that can no longer be read are grey.
+    `0001_name.jpg` is that of the first query; queries without a positive have none. The part of
+    the query that was searched for is outlined. Pictures that can no longer be read are grey.
 
     Raises: InvalidOption if the folder or a file cannot be written.
     """
@@ -45,15 +47,17 @@ def write_contact_sheets(
     except OSError as error:
         raise InvalidOption(f"cannot make the folder {folder}: {error.strerror}") from error
     results = evaluated.scores.per_query[:SHEETS]
+    several_kinds = len({query.kind for query in dataset.queries}) > 1
 
     # The same images are found again and again.
     @lru_cache(maxsize=500)
-    def pixels(name: str) -> Pixels:
+    def picture(name: str) -> _Picture:
         try:
             data = dataset.path(name).read_bytes()
-            return decode(data, max_side=SIDE, upright=dataset.upright).pixels
+            image = decode(data, max_side=SIDE, upright=dataset.upright)
         except (OSError, EngineError):
-            return np.full((SIDE * 3 // 4, SIDE, 3), 0x8A, np.uint8)
+            return _Picture(np.full((SIDE * 3 // 4, SIDE, 3), 0x8A, np.uint8), None)
+        return _Picture(image.pixels, (image.width, image.height))
 
     for done, result in enumerate(results, start=1):
         query = dataset.queries[result.query]
@@ -61,7 +65,7 @@ def write_contact_sheets(
         similarities = evaluated.similarities[result.query]
         hits = [
             SheetHit(
-                pixels=pixels(name),
+                pixels=picture(name).pixels,
                 name=name,
                 rank=rank,
                 score=float(similarities[row]),
@@ -70,12 +74,34 @@ def write_contact_sheets(
             for rank, row in enumerate(result.ranking[:HITS].tolist(), start=1)
             for name in (dataset.database[row],)
         ]
-        title = f"{method_label(evaluated)}: {_found(result)}"
+        label = method_label(evaluated) + (f", {query.kind}" if several_kinds else "")
+        shown = picture(query.name)
         sheet = contact_sheet(
-            pixels(query.name), hits, name=query.name, title=title, columns=7, kind="jpg"
+            shown.pixels,
+            hits,
+            name=query.name,
+            title=f"{label}: {_found(result)}",
+            part=shown.part(query.bbox),
+            columns=7,
+            kind="jpg",
         )
         write_file(folder / f"{result.query + 1:04d}_{safe_name(query.name)}.jpg", sheet)
         progress(done, len(results))
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Small pixels, and the size (W, H) of the whole image; None where it cannot be read."""
+
+    pixels: Pixels
+    size: tuple[int, int] | None
+
+    def part(self, box: Box | None) -> Box | None:
+        """The box in shares of width and height."""
+        if box is None or self.size is None:
+            return None
+        width, height = self.size
+        return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 def safe_name(name: str) -> str:

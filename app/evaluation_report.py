@@ -13,13 +13,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app import __version__
+from app.files import write_file
 from engine.describer import Describer
-from engine.errors import EngineError, InvalidOption
+from engine.errors import EngineError
 from engine.evaluation.datasets import Dataset, Query, queries_without_positives
 from engine.evaluation.protocols import QueryResult
 from engine.evaluation.run import Evaluated
 from engine.images import Box, decode, encode_thumbnail
-from engine.storage import write_atomically
 from engine.types import Expansion
 
 QUERIES = 10
@@ -133,14 +133,6 @@ def write_report(
     page = render(dataset, describer, evaluated, progress=progress)
     # Names of files may hold what is no text in UTF-8.
     write_file(path, page.encode("utf-8", errors="backslashreplace"))
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Raises InvalidOption, not OSError."""
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise InvalidOption(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def render(

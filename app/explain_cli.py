@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app import console, options
+from app.files import write_file
 from app.settings import Settings, load_settings
 from engine.errors import EngineError, InvalidOption
 from engine.types import Json, Pixels
@@ -110,7 +111,7 @@ def _explain_one(
             covered=covered(describer, pixels),
             kind=out.suffix[1:].lower(),
         )
-        _write(out, picture)
+        write_file(out, picture)
     if json:
         about = {**_about(describer), "layer": layer, "shape": list(found.activation.shape)}
         console.print_json({**about, **{name: _rounded(values) for name, _, values in maps}})
@@ -136,7 +137,7 @@ def _explain_pair(
         caption = f"{describer.options.pooling}, {_trunk(describer, describer.trunk.layer)}"
         kind = out.suffix[1:].lower()
         picture = pair_overlay(query, hit, title=_score(found), caption=caption, kind=kind)
-        _write(out, picture)
+        write_file(out, picture)
     if json:
         about = {**_about(describer), "pooling": describer.options.pooling}
         scores = {"score": found.score, "served_score": found.served_score}
@@ -227,10 +228,3 @@ def _about(describer: Describer) -> Json:
 def _rounded(values: Grid) -> list[list[float]]:
     """Seven significant digits: sums stay what they are, and the text is half as long."""
     return [[float(f"{value:.7g}") for value in row] for row in values]
-
-
-def _write(out: Path, picture: bytes) -> None:
-    try:
-        out.write_bytes(picture)
-    except OSError as error:
-        raise InvalidOption(f"cannot write {out}: {error.strerror}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.errors import InvalidOption
 from engine.images import SUFFIXES, Box
+from engine.storage import write_atomically
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,11 @@ def find_images(paths: Iterable[Path]) -> list[tuple[str, Path]]:
         else:
             raise InvalidOption(f"there is no file or folder {path}")
     return found
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """All of it or nothing. Raises InvalidOption where it cannot be written."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise InvalidOption(f"cannot write {path}: {error.strerror or error}") from error

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 LARGE_MAP = 1 << 17
 """Values of a map from which on images are better worked through one by one on a CPU: smaller
 ones stay in its caches together, and each step costs more than what it does."""

@@ -131,6 +131,24 @@ def test_describe_writes_one_row_per_image(folder: Path, tmp_path: Path) -> None
     assert [Path(f["file"]).name for f in report["failures"]] == ["broken.jpg"]
 
 
+def test_a_table_shows_names_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "my [red] set"
+    (folder / "images").mkdir(parents=True)
+    names = ["a.jpg", "b.jpg"]
+    for seed, name in enumerate(names):
+        (folder / "images" / name).write_bytes(photo(seed))
+    queries = {
+        "a.jpg": {"pos": ["b.jpg"], "kind": "[/x]"},
+        "b.jpg": {"pos": ["a.jpg"], "kind": "[bold]"},
+    }
+    (folder / "gt.json").write_text(json.dumps({"database": names, "queries": queries}))
+    run = ("evaluate", folder, "--pooling", "mac", "--projection", "none", "--no-cache")
+    shown = cooc(*run).stdout
+    assert "my [red] set" in shown
+    assert "[/x]" in shown
+    assert "[bold]" in shown
+
+
 def test_evaluate_prints_map_per_pooling_and_projection(folder: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "set"
     (dataset / "images").mkdir(parents=True)

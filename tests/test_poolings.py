@@ -200,6 +200,16 @@ def test_shares_of_positions_add_up(spec: str, mask: str) -> None:
     torch.testing.assert_close(shares.sum(dim=(1, 2)), (pooling(features) * target).sum(dim=1))
 
 
+@pytest.mark.parametrize("p", [1.0, 3.0, 6.5, 30.0, 100.0])
+def test_a_mean_of_any_power_stays_in_single_precision(p: float) -> None:
+    features = 100 * made(2, 3, 4, 5).float()
+    features[0, 1] = 0
+    ours = build_pooling(f"gem:p={p:g}", 3)(features)
+    assert ours.isfinite().all()
+    expected = torch.tensor([loops.gem(image.double().numpy(), p) for image in features])
+    torch.testing.assert_close(ours, expected.float(), rtol=1e-4, atol=2e-6)
+
+
 def test_shares_of_a_high_mean_over_a_dead_channel_are_finite() -> None:
     features = made(1, 3, 4, 5).float()
     features[0, 1] = 0

@@ -19,13 +19,18 @@ class Projection:
         kind: `none`; `fitted`, a PCA without labels; or `lw`, learned from matched pairs.
         dim: at most so many values.
         power: exponent of the eigenvalues of the PCA; 0.5 whitens.
-        shrinkage: of the eigenvalues of the PCA, in [0, 1]; None for that of Ledoit and Wolf.
+        shrinkage: of the eigenvalues of the PCA, in [0, 1]; None for that of Ledoit and Wolf. For
+            `lw` it is that of the covariance of matches, unless it is 0 or None: then the number
+            of pairs decides.
+        bounded: at most 0.6 values per image, fitted on as many images as a build takes; False
+            for published results that were not.
     """
 
     kind: str = "none"
     dim: int = 512
     power: float = 0.25
     shrinkage: float | None = 0.0
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in PROJECTIONS:

@@ -184,19 +184,31 @@ def fit_projection(
             )
         asked, matches = matched_pairs(fit_on)
         try:
-            fitted = LearnedWhitening.fit(torch.from_numpy(other), asked, matches, projection.dim)
+            fitted = LearnedWhitening.fit(
+                torch.from_numpy(other),
+                asked,
+                matches,
+                projection.dim,
+                shrinkage=projection.shrinkage or None,
+            )
         except ValueError as error:
             raise InvalidOption(f"lw cannot be fitted on {fit_on.name}: {error}") from error
         return _applied(fitted), fit_on.name
     sample = database if fit_on is None or other is None else other[: len(fit_on.database)]
-    # As many rows as a build of the index takes.
-    rows = np.linspace(0, len(sample) - 1, min(len(sample), MAX_FIT_IMAGES)).astype(int)
+    most = MAX_FIT_IMAGES if projection.bounded else len(sample)
+    rows = np.linspace(0, len(sample) - 1, min(len(sample), most)).astype(int)
     descriptors = torch.from_numpy(sample[rows])
     shrinkage = projection.shrinkage
     if shrinkage is None:
         shrinkage = ledoit_wolf_shrinkage(descriptors)
     try:
-        fitted = PCAProjection.fit(descriptors, projection.dim, projection.power, shrinkage)
+        fitted = PCAProjection.fit(
+            descriptors,
+            projection.dim,
+            projection.power,
+            shrinkage,
+            bounded=projection.bounded,
+        )
     except ValueError as error:
         raise InvalidOption(f"no projection can be fitted: {error}") from error
     return _applied(fitted), (fit_on or dataset).name

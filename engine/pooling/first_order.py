@@ -33,11 +33,9 @@ class Gem(Pooling):
 
     def share(self, masked: Tensor, features: Tensor, target: Tensor) -> Tensor:
         # Each channel's mean is shared out in proportion to the powers that make it.
-        powers = masked.clamp(min=1e-6).pow(self.p)  # (B, C, H, W)
-        pooled = self.pool(masked, features)
-        # A large p takes the powers of a channel without activation below the smallest number.
-        total = powers.sum(dim=(2, 3)).clamp(min=torch.finfo(powers.dtype).tiny)
-        weights = target * pooled / total
+        clamped = masked.clamp(min=1e-6)
+        powers = (clamped / linear.power_scale(clamped, self.p)).pow(self.p)  # (B, C, H, W)
+        weights = target * self.pool(masked, features) / powers.sum(dim=(2, 3))
         return torch.einsum("bchw,bc->bhw", powers, weights)
 
 

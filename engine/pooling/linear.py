@@ -33,7 +33,19 @@ def gem(features: Tensor, p: float = 3.0, eps: float = 1e-6) -> Tensor:
 
     (mean of max(A, eps)^p)^(1/p); p = 1 is the mean, p -> infinity the maximum.
     """
-    return features.clamp(min=eps).pow(p).mean(dim=(2, 3)).pow(1.0 / p)
+    clamped = features.clamp(min=eps)
+    scale = power_scale(clamped, p)
+    return (clamped / scale).pow(p).mean(dim=(2, 3)).pow(1.0 / p) * scale.flatten(1)
+
+
+def power_scale(clamped: Tensor, p: float) -> Tensor:
+    """(B, C, 1, 1) to divide positive values by, so that their powers stay in single precision.
+
+    Up to p = 6 no activation needs it: 1, and results to the bit as without.
+    """
+    if p <= 6:
+        return clamped.new_ones(clamped.shape[0], clamped.shape[1], 1, 1)
+    return clamped.detach().amax(dim=(2, 3), keepdim=True)
 
 
 def ucrow(features: Tensor) -> Tensor:

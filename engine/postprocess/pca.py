@@ -38,13 +38,20 @@ class PCAProjection(LinearProjection):
 
     @classmethod
     def fit(
-        cls, descriptors: Tensor, dim: int = 512, power: float = 0.25, shrinkage: float = 0.0
+        cls,
+        descriptors: Tensor,
+        dim: int = 512,
+        power: float = 0.25,
+        shrinkage: float = 0.0,
+        *,
+        bounded: bool = True,
     ) -> PCAProjection:
         """Fit on (N, D) descriptors, N >= 2.
 
         The number of directions is bounded by `bounded_dim` and by the numerical rank: the last
         directions of a small sample are noise, and dividing by their tiny eigenvalues would let
-        them decide the ranking. `ledoit_wolf_shrinkage` is a shrinkage that the data suggest.
+        them decide the ranking. `bounded=False` leaves out the first bound, to do as published.
+        `ledoit_wolf_shrinkage` is a shrinkage that the data suggest.
 
         Raises: ValueError for fewer than two rows, no variance at all, or a shrinkage outside
             [0, 1].
@@ -69,7 +76,7 @@ class PCAProjection(LinearProjection):
         if not largest > 1e-12:
             raise ValueError("all descriptors are equal; there is nothing to fit a projection on")
         rank = int((values > 1e-7 * largest).sum())
-        keep = max(1, min(bounded_dim(count, dim), rank, raw_dim))
+        keep = max(1, min(bounded_dim(count, dim) if bounded else dim, rank, raw_dim))
         kept = values[:keep]
         if count <= raw_dim:
             vectors = centred.T @ left[:, :keep] / (kept * count).sqrt()  # (D, d), orthonormal
