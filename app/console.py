@@ -49,7 +49,8 @@ def print_json(value: Any) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
     """Numbers on the right, text on the left; columns in the order given."""
     # Texts, not strings: names of files and data sets may look like markup.
-    view = Table(title=None if title is None else Text(title), title_justify="left")
+    heading = None if title is None else Text(title, style="table.title")
+    view = Table(title=heading, title_justify="left")
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)
         view.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
@@ -77,7 +78,7 @@ class Bar:
 def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
     """A progress bar on stderr with time left; gone quietly where stderr is no terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

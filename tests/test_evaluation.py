@@ -13,7 +13,8 @@ from engine.backbones.weights import load_weights
 from engine.cooccurrence import direct_filter
 from engine.describer import Describer, DescriberOptions
 from engine.errors import InvalidOption
-from engine.evaluation.datasets import Dataset, load_dataset
+from engine.evaluation import run
+from engine.evaluation.datasets import Dataset, Query, load_dataset
 from engine.evaluation.descriptors import Progress
 from engine.evaluation.methods import Method, Projection, QueryExpansion
 from engine.evaluation.protocols import evaluate_similarities
@@ -26,7 +27,8 @@ from engine.evaluation.published import (
     published_tables,
 )
 from engine.evaluation.reproduce import Setting, kinds_of, reproduce
-from engine.evaluation.run import Evaluated, evaluate_methods, matched_pairs
+from engine.evaluation.run import Evaluated, evaluate_methods, fit_projection, matched_pairs
+from engine.postprocess import LearnedWhitening, PCAProjection
 from engine.types import Expansion, Vectors
 from tests.drawing import encode, scene, view
 
@@ -191,6 +193,43 @@ def test_a_projection_is_fitted_on_another_data_set(
     lonely = replace(other, queries=(replace(other.queries[0], positives=frozenset()),))
     with pytest.raises(InvalidOption, match="no matches to learn from"):
         matched_pairs(lonely)
+
+
+def test_a_projection_is_unbounded_where_asked_and_lw_chooses_its_shrinkage() -> None:
+    names = tuple(f"{number}.jpg" for number in range(30))
+    queries = tuple(Query(name, frozenset([names[0]]), frozenset(), "all") for name in names[1:11])
+    content = Dataset("made", Path(), names, queries)
+    vectors = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    database = vectors[:30]
+    for bounded, dim in ((True, 18), (False, 29)):
+        projection = Projection("fitted", dim=100, bounded=bounded)
+        project, _ = fit_projection(projection, content, database, None, None)
+        assert project(database).shape == (30, dim)
+    asked, matches = matched_pairs(content)
+    for given, meant in ((0.0, None), (None, None), (0.3, 0.3)):
+        projection = Projection("lw", shrinkage=given)
+        project, _ = fit_projection(projection, content, database, content, vectors)
+        learned = LearnedWhitening.fit(
+            torch.from_numpy(vectors), asked, matches, 512, shrinkage=meant
+        )
+        np.testing.assert_array_equal(
+            project(database), learned(torch.from_numpy(database)).numpy()
+        )
+        assert learned.shrinkage == (meant or 0.5)  # 10 pairs in 39 dimensions
+
+
+def test_all_images_are_fitted_on_where_it_is_not_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "MAX_FIT_IMAGES", 10)
+    vectors = np.random.default_rng(0).normal(size=(25, 8)).astype(np.float32)
+    content = Dataset("made", Path(), tuple(f"{number}.jpg" for number in range(25)), ())
+    for bounded, rows in ((True, np.linspace(0, 24, 10).astype(int)), (False, np.arange(25))):
+        project, _ = fit_projection(
+            Projection("fitted", dim=4, bounded=bounded), content, vectors, None, None
+        )
+        expected = PCAProjection.fit(torch.from_numpy(vectors[rows]), 4, 0.25)
+        np.testing.assert_array_equal(project(vectors), expected(torch.from_numpy(vectors)).numpy())
 
 
 def test_regions_are_whitened_on_the_database(

@@ -24,6 +24,7 @@ from engine.errors import BadImage, InvalidOption, UnsupportedImage
 from engine.explaining import Grid, covered, explain_image, explain_pair, spread
 from engine.pooling import POOLINGS
 from engine.types import Pixels
+from tests.disks import fill, small_disk
 from tests.drawing import photo, scene
 from tests.server import SMALL
 from tests.test_cli import cooc
@@ -320,6 +321,20 @@ def test_explain_writes_the_kind_that_the_name_says(
         assert result.exit_code == 0, result.output
         assert Path(name).read_bytes().startswith(begins)
         assert f"wrote {name}" in result.stdout
+
+
+def test_a_full_disk_leaves_the_picture_of_before(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", size_kb=64) as disk:
+        out = disk / "p.png"
+        out.write_bytes(b"of before")
+        fill(disk, leave_kb=8)
+        result = run("query.jpg", "--out", out, "--pooling", "spoc")
+        assert isinstance(result.exception, InvalidOption)
+        assert f"cannot write {out}: No space left" in str(result.exception)
+        assert out.read_bytes() == b"of before"
+        assert sorted(path.name for path in disk.iterdir()) == ["ballast", "p.png"]
 
 
 def test_a_pair_as_json_has_parts_that_add_up(run: Callable[..., Result]) -> None:

@@ -165,24 +165,28 @@ def test_parts_are_red_where_they_add_and_blue_where_they_take_away() -> None:
     second = page[top : top + 218, 28 + 473 : 28 + 473 + 438]
     neutral, red = first[100, 20], first[100, 400]
     assert abs(neutral[0] - neutral[2]) < 10
-    assert red[0] > red[2] + 60
+    assert red[0] > red[2] + 40
     red, blue = second[100, 30], second[100, 425]
     assert red[0] > 2 * red[2]
     assert blue[2] > blue[0] + 5
 
 
-def test_equal_shares_have_equal_colours_on_both_photos() -> None:
-    """The scale is one for both, also where the other image has higher parts."""
+def test_each_photo_has_its_own_scale() -> None:
+    """Few positions with much of the score must not make those of the other photo grey."""
     grey = plate(120, 120, (128, 128, 128))
     first = PhotoParts("a", grey, np.full((2, 2), 0.2))
     second = PhotoParts("b", grey, np.array([[0.2, 0.2], [0.2, 0.2]]))
     steep = PhotoParts("b", grey, np.array([[0.7, 0.1], [0.0, 0.0]]))
+    many = PhotoParts("b", grey, np.full((20, 20), 0.002))
     row, left, right = 400, 28 + 100, 28 + 473 + 100
     alike = opened(pair_overlay(first, second, title="t"))
     assert near(alike[row, left], tuple(alike[row, right]))
     other = opened(pair_overlay(first, steep, title="t"))
-    assert other[row, left].sum() > alike[row, left].sum()  # paler: others are higher now
+    assert near(other[row, left], tuple(alike[row, left]))
     assert not near(other[row, left], tuple(other[row, right]))
+    fine = opened(pair_overlay(first, many, title="t"))
+    assert near(fine[row, left], tuple(fine[row, right]))
+    assert fine[row, right, 0] > fine[row, right, 2] + 40  # red, not grey
 
 
 def test_the_outline_goes_around_the_strongest_part() -> None:
@@ -306,6 +310,19 @@ def test_pictures_keep_their_shape(size: tuple[int, int]) -> None:
     left, top, right, bottom = box(near(page, (0, 160, 200)))
     assert max(right - left, bottom - top) == pytest.approx(165, abs=2)
     assert (right - left) / (bottom - top) == pytest.approx(size[1] / size[0], rel=0.1)
+
+
+def test_the_part_that_was_searched_for_is_outlined_on_the_query_only() -> None:
+    found = hits(Relevance.POSITIVE)
+    bare, outlined = (
+        opened(contact_sheet(plate(90, 90), found, name="q", part=part))
+        for part in (None, (0.1, 0.2, 0.4, 0.8))
+    )
+    left, upper, right, lower = box((bare != outlined).any(axis=-1))
+    # A square picture of 1.5 inches, 0.06 within its frame, 0.2 from the edges of the page.
+    for edge, share in ((left, 0.1), (upper, 0.2), (right, 0.4), (lower, 0.8)):
+        assert edge == pytest.approx(110 * (0.26 + 1.5 * share), abs=4)
+    assert near(outlined[(upper + lower) // 2, (left + right) // 2], (0, 160, 200))
 
 
 def test_a_sheet_grows_by_rows_and_may_be_empty() -> None:

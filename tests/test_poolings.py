@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.errors import InvalidOption
 from engine.pooling import POOLINGS, Pooling, build_pooling, format_spec, parse_spec
 from engine.pooling.bilinear import CompactBilinear
-from engine.pooling.linear import RELATIVE_EPS, chco_sct, crow, spoc, ucrow
+from engine.pooling.linear import RELATIVE_EPS, chco_sct, crow, gem, spoc, ucrow
 from engine.pooling.masks import MASKS, apply_mask
 from engine.postprocess import l2_normalize, signed_sqrt
 from tests import pooling_loops as loops
@@ -208,6 +208,23 @@ def test_a_mean_of_any_power_stays_in_single_precision(p: float) -> None:
     assert ours.isfinite().all()
     expected = torch.tensor([loops.gem(image.double().numpy(), p) for image in features])
     torch.testing.assert_close(ours, expected.float(), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 3.0, 4.0])
+def test_low_powers_are_to_the_bit_those_of_the_plain_equation(p: float) -> None:
+    features = made(2, 3, 4, 5).float()
+    plain = features.clamp(min=1e-6).pow(p).mean(dim=(2, 3)).pow(1.0 / p)
+    assert torch.equal(gem(features, p), plain)
+
+
+@pytest.mark.parametrize("p", [20.0, 100.0])
+def test_shares_of_a_high_mean_are_those_of_double_precision(p: float) -> None:
+    features = 50 * made(1, 3, 4, 5).float()
+    powers = features[0].double().clamp(min=1e-6).pow(p)
+    total = powers.sum(dim=(1, 2), keepdim=True)
+    expected = (powers / total * (total / 20).pow(1 / p)).sum(dim=0)
+    shares = build_pooling(f"gem:p={p:g}", 3).shares(features, torch.ones(1, 3))
+    torch.testing.assert_close(shares[0], expected.float(), rtol=1e-4, atol=1e-5)
 
 
 def test_shares_of_a_high_mean_over_a_dead_channel_are_finite() -> None:

@@ -108,6 +108,17 @@ def test_dimension_is_bounded_by_the_number_of_images() -> None:
     assert bounded_dim(1, 512) == 1
 
 
+@pytest.mark.parametrize(("count", "dim"), [(50, 200), (70, 60)])
+def test_unbounded_it_has_as_many_directions_as_the_images_span(count: int, dim: int) -> None:
+    x = torch.randn(count, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rank = int(np.linalg.matrix_rank((x - x.mean(dim=0)).numpy()))
+    assert PCAProjection.fit(x, 1000, bounded=False).dim == rank > bounded_dim(count, 1000)
+    assert PCAProjection.fit(x, 45, bounded=False).dim == 45
+    # What both have is the same.
+    bounded, unbounded = PCAProjection.fit(x, 20), PCAProjection.fit(x, 20, bounded=False)
+    assert torch.equal(bounded.directions, unbounded.directions)
+
+
 def test_dimension_is_bounded_by_the_rank() -> None:
     flat = torch.randn(100, 3) @ torch.randn(3, 40)
     assert PCAProjection.fit(flat, dim=20).dim == 3

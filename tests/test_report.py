@@ -456,6 +456,43 @@ def test_a_contact_sheet_shows_the_query_and_its_first_twenty_hits(
     assert (tmp_path / "sheets" / "0001_00.jpg").read_bytes() == expected
 
 
+def test_a_sheet_outlines_what_was_searched_for_and_names_the_kind(tmp_path: Path) -> None:
+    names = ["0.jpg", "1.jpg", "2.jpg"]
+    whole = query("0.jpg", "1.jpg", kind="easy")
+    part = replace(query("1.jpg", "2.jpg", kind="hard"), bbox=(40, 30, 120, 90))
+    dataset = made(tmp_path / "set", names, [whole, part])
+    evaluated = ranked(dataset, names, names)
+    write_contact_sheets(tmp_path / "sheets", dataset, evaluated, silent)
+    for number, (asked, kind, box) in enumerate(
+        # Drawn scenes are 160 pixels wide and 120 high.
+        [(whole, "easy", None), (part, "hard", (0.25, 0.25, 0.75, 0.75))]
+    ):
+        ranking = [name for name in names if name != asked.name]
+        hits = [
+            SheetHit(
+                small(dataset, name),
+                name,
+                rank,
+                float(evaluated.similarities[number, names.index(name)]),
+                Relevance.POSITIVE if name in asked.positives else Relevance.UNRELATED,
+            )
+            for rank, name in enumerate(ranking, start=1)
+        ]
+        ap = 100 * evaluated.scores.per_query[number].average_precision
+        label = f"gem, projection none, {kind}"
+        expected = contact_sheet(
+            small(dataset, asked.name),
+            hits,
+            name=asked.name,
+            title=f"{label}: AP {ap:.1f}, 1 of 1 positives in the first 20",
+            part=box,
+            columns=7,
+            kind="jpg",
+        )
+        (written,) = (tmp_path / "sheets").glob(f"{number + 1:04d}_*")
+        assert written.read_bytes() == expected
+
+
 def test_sheets_stay_in_their_folder_whatever_the_names(tmp_path: Path) -> None:
     names = ["../images/up.jpg", "part/of/it.jpg", NOT_UTF8, HOSTILE]
     queries = [query(name, names[number - 1]) for number, name in enumerate(names)]

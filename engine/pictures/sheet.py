@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from engine.pictures.canvas import SMALL, SOFT, TITLE, Page, figure_bytes, fitted
@@ -52,6 +53,7 @@ def contact_sheet(
     *,
     name: str,
     title: str = "",
+    part: tuple[float, float, float, float] | None = None,
     columns: int = 6,
     kind: str = "png",
 ) -> bytes:
@@ -59,6 +61,8 @@ def contact_sheet(
 
     Args:
         name: of the query.
+        part: of the query that was searched for: left, upper, right and lower edge in shares of
+            its width and height; None for all of it. It is outlined.
         columns: cells of a row.
         kind: of file, see `KINDS`.
     """
@@ -77,7 +81,9 @@ def contact_sheet(
         left = MARGIN + number % columns * (side + GAP)
         top = MARGIN + head + number // columns * (side + WORDS + GAP)
         if number == 0:
-            _cell(page, left, top, query, QUERY_FRAME, "query", name)
+            axes = _cell(page, left, top, query, QUERY_FRAME, "query", name)
+            if part is not None:
+                _outline(axes, part)
             continue
         hit = hits[number - 1]
         words = f"{_MARKS[hit.relevance]} {hit.rank}   {hit.score:.3f}"
@@ -90,8 +96,8 @@ def contact_sheet(
 
 def _cell(
     page: Page, left: float, top: float, pixels: Pixels, colour: str, words: str, name: str
-) -> None:
-    """A picture in the middle of its square, framed, with two lines below."""
+) -> Axes:
+    """A picture in the middle of its square, framed, with two lines below; its axes."""
     side = PICTURE + 2 * FRAME
     width, height = fitted(pixels.shape[1], pixels.shape[0], PICTURE, PICTURE)
     x, y = left + (side - width) / 2, top + (side - height) / 2
@@ -109,3 +115,21 @@ def _cell(
     axes.imshow(pixels, aspect="auto")
     page.text(left, top + side + 0.05, words, width=side, colour=colour, weight="bold")
     page.text(left, top + side + 0.23, name, width=side, size=SMALL, colour=SOFT)
+    return axes
+
+
+def _outline(axes: Axes, part: tuple[float, float, float, float]) -> None:
+    """A line that is seen on light and on dark pictures."""
+    left, upper, right, lower = part
+    for width, colour in ((2.6, "white"), (1.2, QUERY_FRAME)):
+        axes.add_patch(
+            Rectangle(
+                (left, 1 - lower),
+                right - left,
+                lower - upper,
+                transform=axes.transAxes,
+                fill=False,
+                edgecolor=colour,
+                linewidth=width,
+            )
+        )

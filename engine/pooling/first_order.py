@@ -33,8 +33,7 @@ class Gem(Pooling):
 
     def share(self, masked: Tensor, features: Tensor, target: Tensor) -> Tensor:
         # Each channel's mean is shared out in proportion to the powers that make it.
-        clamped = masked.clamp(min=1e-6)
-        powers = (clamped / linear.power_scale(clamped, self.p)).pow(self.p)  # (B, C, H, W)
+        powers, _ = linear.gem_powers(masked, self.p)  # (B, C, H, W)
         weights = target * self.pool(masked, features) / powers.sum(dim=(2, 3))
         return torch.einsum("bchw,bc->bhw", powers, weights)
 

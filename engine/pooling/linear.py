@@ -11,6 +11,8 @@ from engine.pooling.masks import apply_mask
 RELATIVE_EPS = 1e-6
 """The epsilon of Eq 11 over the sum that it is compared with: the scale of activations, which
 differs between trunks and preprocessings, must not decide its effect."""
+PLAIN_POWER = 4.0
+"""Up to here powers are taken as they are: those of 1e-6 and of 1e9 are numbers in float32."""
 
 
 def mac(features: Tensor) -> Tensor:
@@ -33,19 +35,21 @@ def gem(features: Tensor, p: float = 3.0, eps: float = 1e-6) -> Tensor:
 
     (mean of max(A, eps)^p)^(1/p); p = 1 is the mean, p -> infinity the maximum.
     """
-    clamped = features.clamp(min=eps)
-    scale = power_scale(clamped, p)
-    return (clamped / scale).pow(p).mean(dim=(2, 3)).pow(1.0 / p) * scale.flatten(1)
+    powers, scale = gem_powers(features, p, eps)
+    return scale * powers.mean(dim=(2, 3)).pow(1.0 / p)
 
 
-def power_scale(clamped: Tensor, p: float) -> Tensor:
-    """(B, C, 1, 1) to divide positive values by, so that their powers stay in single precision.
+def gem_powers(features: Tensor, p: float, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """(max(A, eps) / m)^p, (B, C, H, W), and m, which is 1 or (B, C).
 
-    Up to p = 6 no activation needs it: 1, and results to the bit as without.
+    Powers beyond `PLAIN_POWER` leave what float32 can hold. There m is the maximum of the channel,
+    at least eps. Any m gives the same mean: it is a constant for autograd.
     """
-    if p <= 6:
-        return clamped.new_ones(clamped.shape[0], clamped.shape[1], 1, 1)
-    return clamped.detach().amax(dim=(2, 3), keepdim=True)
+    clamped = features.clamp(min=eps)
+    if p <= PLAIN_POWER:
+        return clamped.pow(p), clamped.new_ones(())
+    scale = clamped.detach().amax(dim=(2, 3))
+    return (clamped / scale[:, :, None, None]).pow(p), scale
 
 
 def ucrow(features: Tensor) -> Tensor:
