@@ -213,6 +213,7 @@ def _table4() -> PublishedTable:
     notes = (
         "Lw was learned from the training matches of retrieval-SfM: give matches with --fit-on; "
         "without them the rows are ranked by raw descriptors.",
+        "Lw shrinks the covariance of few matches here; theirs were many and not shrunk.",
         "n and alpha of aQE were not printed; 50 and 3 here, as in arXiv:1711.02512.",
         "The learned rows need a trained filter: --cooccurrence FILE.",
     )
