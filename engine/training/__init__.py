@@ -1,0 +1,1 @@
+"""Learning: filters, projections, small descriptors and trunks, from photos."""

@@ -1,0 +1,219 @@
+"""Run a distillation: photos and a teacher in, the weights of a student out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from engine.backbones import build_trunk
+from engine.backbones.trunk import Trunk
+from engine.backbones.weights import Weights, load_weights
+from engine.errors import InvalidOption, WeightsUnavailable
+from engine.pooling import build_pooling
+from engine.storage import storage_errors, write_atomically
+from engine.training.bank import BankOptions, Normalise, build_bank
+from engine.training.batch_norm import Normalised, can_normalise
+from engine.training.device import Compute, choose_compute
+from engine.training.distill import Distillation, DistillOptions
+from engine.training.loop import LoopOptions, Report, train
+from engine.training.photos import find_photos
+from engine.training.run_folder import RunFolder
+from engine.training.seeds import seeded
+from engine.training.teacher import Teacher
+from engine.types import Json
+
+log = logging.getLogger(__name__)
+
+FROM_SCRATCH = "scratch"
+"""Weights of a student that begins with nothing."""
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """What decides the result of a distillation.
+
+    Attributes:
+        photos: folders of photos; they need no labels.
+        teacher, teacher_weights, teacher_layer: the trunk that is imitated.
+        scales, mirrored, power: how it looks; see `engine.training.teacher.Teacher`.
+        student, student_weights, student_layer: the trunk that learns; weights `scratch` begin
+            a plain trunk anew, with batch norms that are folded in the end.
+        pooling: by which descriptors are compared.
+    """
+
+    photos: tuple[str, ...]
+    teacher: str = "squeezenet1_1"
+    teacher_weights: str = "auto"
+    teacher_layer: str | None = None
+    scales: tuple[float, ...] = (0.7, 1.0, 1.4)
+    mirrored: bool = True
+    power: float = 0.5
+    student: str = "vgg_lite"
+    student_weights: str = FROM_SCRATCH
+    student_layer: str | None = None
+    pooling: str = "cbp_ac"
+    bank: BankOptions = field(default_factory=BankOptions)
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+
+
+def distill(
+    run: DistillRun,
+    out: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    bank_folder: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    half: bool = False,
+    cache_dir: Path | None = None,
+    checkpoint_s: float = 60.0,
+    report_bank: Callable[[int, int], None] | None = None,
+    report: Report | None = None,
+) -> Json:
+    """Train, and write `weights.safetensors` into the run folder `out`.
+
+    Args:
+        options: by which `run` was asked for, plain values; kept in the run folder's config.
+        bank_folder: where views and targets are kept; default in `out`. Runs of the same photos,
+            teacher and grid may share one.
+        half: save float16, half the size.
+
+    Returns: what was reached, for people and programs.
+    Raises: InvalidOption, TrainingFailed, WeightsUnavailable, StorageFull.
+    """
+    compute = choose_compute(device, precision)
+    weights = load_weights(run.teacher, run.teacher_weights, cache_dir=cache_dir)
+    teacher = Teacher(
+        _trunk(run.teacher, run.teacher_layer, weights).prepare(compute.device, compute.dtype),
+        scales=run.scales,
+        mirrored=run.mirrored,
+        power=run.power,
+    )
+    trunk, student = _student(run, cache_dir)
+    if run.distill.maps and trunk.channels != teacher.trunk.channels:
+        raise InvalidOption(
+            f"maps of {trunk.name} have {trunk.channels} channels, those of {teacher.trunk.name} "
+            f"{teacher.trunk.channels}: set the weight of maps to 0 and compare descriptors"
+        )
+    files = find_photos(Path(folder) for folder in run.photos)
+    config = {
+        "kind": "distill",
+        "options": dict(options) if options is not None else asdict(run),
+        "teacher_digest": weights.digest,
+        "photo_count": len(files),
+        "mixed": compute.mixed,
+    }
+    folder = RunFolder(out, config, resume=resume)
+    normalise = _normaliser(weights, compute)
+    pooling = build_pooling(run.pooling, trunk.map_channels[-1]).to(compute.device)
+    bank, faulty = build_bank(
+        bank_folder or out / "bank",
+        files,
+        teacher,
+        trunk,
+        normalise,
+        run.bank,
+        recipe=_bank_recipe(run, weights, files),
+        pooling=pooling if run.distill.compares_descriptors else None,
+        report=report_bank,
+    )
+    for name, reason in faulty.items():
+        log.warning("left out %s: %s", name, reason)
+    task = Distillation(
+        student,
+        bank,
+        pooling,
+        normalise,
+        run.distill,
+        mirrored=run.mirrored,
+        seed=run.loop.seed,
+        compute=compute,
+    )
+    outcome = train(task, run.loop, folder, checkpoint_s=checkpoint_s, report=report)
+    best = folder.load_best()
+    student.load_state_dict(best["model"])
+    file = out / "weights.safetensors"
+    _write(file, trunk_state(trunk, student), weights, half=half)
+    return {
+        "weights": str(file),
+        "scores": best["scores"],
+        "best_epoch": outcome.epoch + 1,
+        "stopped_early": outcome.stopped_early,
+        "seconds": round(outcome.seconds, 1),
+        "photos": len(files),
+        "left_out": len(faulty),
+    }
+
+
+def trunk_state(trunk: Trunk, student: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `trunk` that does what `student`, trained for it, does."""
+    if isinstance(student, Normalised):
+        return student.folded()
+    return {name: value.detach().float().cpu() for name, value in student.state_dict().items()}
+
+
+def _student(run: DistillRun, cache_dir: Path | None) -> tuple[Trunk, nn.Module]:
+    """The trunk that will be used, and the module that is trained in its place."""
+    trunk = build_trunk(run.student, run.student_layer)
+    if len(trunk.map_channels) > 1:
+        raise InvalidOption(f"a student has one layer, not {trunk.layer}")
+    if run.student_weights != FROM_SCRATCH:
+        weights = load_weights(run.student, run.student_weights, cache_dir=cache_dir)
+        return trunk, _trunk(run.student, run.student_layer, weights)
+    if not can_normalise(trunk):
+        raise InvalidOption(
+            f"{run.student} cannot begin from scratch, as it is no plain chain of convolutions; "
+            "give --student-weights"
+        )
+    with seeded(run.loop.seed, 0):
+        return trunk, Normalised(trunk)
+
+
+def _trunk(name: str, layer: str | None, weights: Weights) -> Trunk:
+    trunk = build_trunk(name, layer)
+    try:
+        trunk.load(weights.state)
+    except ValueError as error:
+        raise WeightsUnavailable(
+            f"weights {weights.name!r} do not fit the trunk {name}: {error}"
+        ) from error
+    return trunk
+
+
+def _normaliser(weights: Weights, compute: Compute) -> Normalise:
+    """Teacher and student are given the same input: that of the teacher's preprocessing."""
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(weights.preprocessing.mean, device=compute.device).reshape(shape)
+    std = torch.tensor(weights.preprocessing.std, device=compute.device).reshape(shape)
+    return lambda images: (images.to(compute.device) - mean) / std
+
+
+def _bank_recipe(run: DistillRun, weights: Weights, files: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "teacher": run.teacher,
+        "teacher_layer": run.teacher_layer,
+        "teacher_digest": weights.digest,
+        "scales": list(run.scales),
+        "mirrored": run.mirrored,
+        "power": run.power,
+        "grid": run.student,
+        "descriptors": run.pooling if run.distill.compares_descriptors else None,
+        "photos": len(files),
+    }
+
+
+def _write(path: Path, state: dict[str, Tensor], weights: Weights, *, half: bool) -> None:
+    tensors = {name: value.half() if half else value for name, value in state.items()}
+    preprocessing = weights.preprocessing
+    metadata = {"mean": str(preprocessing.mean), "std": str(preprocessing.std)}
+    with storage_errors(path.parent):
+        write_atomically(path, save(tensors, metadata))

@@ -1,0 +1,214 @@
+"""The folder of one run of training: what was asked for, what happened, where it stands.
+
+config.json   what decides the result
+log.jsonl     a line for every few steps and for every validation
+curves.png    the log as a picture
+last.pt       the newest checkpoint, from which the run goes on
+best.pt       the model that validated best
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import InvalidOption, TrainingFailed
+from engine.pictures import training_curves
+from engine.storage import storage_errors, write_atomically
+from engine.types import Json
+
+VERSION = 1
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+"""What `torch.load` raises on files that are damaged or something else."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped.
+
+    Attributes:
+        epoch, step: what comes next; `step` counts within the epoch.
+        model, optimizer: state dicts.
+        task: what the task keeps of the epoch that was begun (mined negatives).
+        best: score and epoch of the best validation so far, if there was one.
+        log_bytes: how long the log was.
+        seconds: the run has taken so far.
+    """
+
+    epoch: int
+    step: int
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    task: dict[str, Any]
+    best: tuple[float, int] | None
+    log_bytes: int
+    seconds: float
+
+
+class RunFolder:
+    """Files of one run; every one is written whole or not at all."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = False) -> None:
+        """Begin a run, or open the one to resume.
+
+        Args:
+            config: plain values, all that decides the result.
+            resume: go on with the run that is there; without one, begin.
+
+        Raises: InvalidOption if there is a run already and `resume` is not asked for;
+            TrainingFailed if the run there has another config; StorageFull, StorageReadOnly.
+        """
+        self.path = path
+        self.config: Json = json.loads(json.dumps(dict(config)))
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            if self.config_file.is_file():
+                self._check(resume)
+            else:
+                if any(path.iterdir()):
+                    raise InvalidOption(
+                        f"{path} is neither empty nor a run of training; choose another folder"
+                    )
+                text = json.dumps({"version": VERSION, **self.config}, indent=1)
+                write_atomically(self.config_file, text.encode())
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def last_file(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def best_file(self) -> Path:
+        return self.path / "best.pt"
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append one line to the log."""
+        with storage_errors(self.path), self.log_file.open("a") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+
+    def entries(self) -> list[Json]:
+        """The log so far; a last line that was cut off is left out."""
+        if not self.log_file.is_file():
+            return []
+        lines = self.log_file.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace `last.pt`; the one before stays where that fails."""
+        self._write(self.last_file, {"version": VERSION, "config": self.config, **vars(checkpoint)})
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint, None before the first; cuts the log back to what it knew.
+
+        Raises: TrainingFailed for a file that is damaged or of another recipe.
+        """
+        if not self.last_file.is_file():
+            self._cut_log(0)
+            return None
+        content = self._read(self.last_file)
+        if content["config"] != self.config:
+            raise TrainingFailed(
+                f"{self.last_file} is a checkpoint of another recipe "
+                f"({'; '.join(_differences(content['config'], self.config))}); "
+                "put it back where it belongs, or begin in a new folder"
+            )
+        names = Checkpoint.__dataclass_fields__
+        checkpoint = Checkpoint(**{name: content[name] for name in names})
+        self._cut_log(checkpoint.log_bytes)
+        return checkpoint
+
+    def log_bytes(self) -> int:
+        return self.log_file.stat().st_size if self.log_file.is_file() else 0
+
+    def save_best(
+        self, model: Mapping[str, Any], *, epoch: int, scores: Mapping[str, float]
+    ) -> None:
+        """Replace `best.pt`."""
+        content = {"version": VERSION, "config": self.config, "model": dict(model)}
+        self._write(self.best_file, {**content, "epoch": epoch, "scores": dict(scores)})
+
+    def load_best(self) -> Json:
+        """`model`, `epoch` and `scores` of the best validation. Raises: TrainingFailed."""
+        return self._read(self.best_file)
+
+    def draw(self) -> None:
+        """`curves.png` of the log so far."""
+        picture = training_curves(self.entries(), title=self.path.name)
+        with storage_errors(self.path):
+            write_atomically(self.path / "curves.png", picture)
+
+    def _check(self, resume: bool) -> None:
+        if not resume:
+            raise InvalidOption(
+                f"a run is in {self.path} already; add --resume to go on with it, "
+                "or choose another folder"
+            )
+        try:
+            stored = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise TrainingFailed(f"{self.config_file} is damaged: {error}") from error
+        version = stored.pop("version", None)
+        if version != VERSION:
+            raise TrainingFailed(
+                f"{self.config_file} has version {version}, not {VERSION}; begin in a new folder"
+            )
+        other = _differences(stored, self.config)
+        if other:
+            raise TrainingFailed(
+                f"the run in {self.path} has another recipe ({'; '.join(other)}); "
+                "leave these options out, or begin in a new folder"
+            )
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(dict(content), buffer)
+        with storage_errors(self.path):
+            write_atomically(path, buffer.getvalue())
+
+    def _read(self, path: Path) -> Json:
+        try:
+            # weights_only: a pickle may otherwise run any code.
+            content: Json = torch.load(path, map_location="cpu", weights_only=True)
+            if content["version"] != VERSION:
+                raise ValueError(f"it has version {content['version']}, not {VERSION}")
+        except _UNREADABLE as error:
+            raise TrainingFailed(f"cannot read the checkpoint {path}: {error}") from error
+        return content
+
+    def _cut_log(self, size: int) -> None:
+        """Forget lines of steps that will be made again."""
+        if self.log_file.is_file():
+            with storage_errors(self.path):
+                os.truncate(self.log_file, size)
+
+
+def stored_config(path: Path) -> Json:
+    """What the run in a folder was asked for. Raises: InvalidOption if there is none."""
+    file = path / "config.json"
+    try:
+        config: Json = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidOption(f"no run of training is in {path}: cannot read {file.name}") from error
+    config.pop("version", None)
+    return config
+
+
+def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
+    return [f"{name} is {stored.get(name)!r}, not {wanted.get(name)!r}" for name in names]
