@@ -1,4 +1,4 @@
-"""From the bytes of a file to upright RGB pixels. The only user of Pillow."""
+"""From the bytes of a file to upright RGB pixels. With `engine.made` the only user of Pillow."""
 
 from __future__ import annotations
 
