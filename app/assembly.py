@@ -6,8 +6,16 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.learned import (
+    Learned,
+    check_learned,
+    keep_learned,
+    own_learned,
+    read_learned,
+    with_learned,
+)
 from app.settings import RECIPE_FIELDS, Settings
-from engine.backbones.weights import Progress, Weights, load_weights
+from engine.backbones.weights import AUTO, Progress, Weights, choose_trunk
 from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
@@ -37,17 +45,31 @@ def describer_options(settings: Settings) -> DescriberOptions:
     )
 
 
+def make_describer(settings: Settings, weights: Weights, learned: Learned) -> Describer:
+    """Raises InvalidOption or WeightsUnavailable."""
+    return Describer(
+        describer_options(settings),
+        weights,
+        cooccurrence_filter=learned.filter,
+        projection=learned.linear,
+    )
+
+
 def build_describer(settings: Settings, progress: Progress | None = None) -> Describer:
     """The describer that the settings ask for, without regard to any index."""
-    return Describer(describer_options(settings), find_weights(settings, progress))
+    learned = read_learned(settings)
+    settings, weights = find_trunk(with_learned(settings, learned), progress)
+    check_learned(settings, weights, learned)
+    return make_describer(settings, weights, learned)
 
 
-def find_weights(settings: Settings, progress: Progress | None = None) -> Weights:
-    weights = load_weights(
+def find_trunk(settings: Settings, progress: Progress | None = None) -> tuple[Settings, Weights]:
+    """The weights, and settings that name their trunk. Raises WeightsUnavailable, InvalidOption."""
+    backbone, weights = choose_trunk(
         settings.backbone, settings.weights, cache_dir=settings.cache_dir, progress=progress
     )
     log.info("%s", weights.notice)
-    return weights
+    return settings.model_copy(update={"backbone": backbone}), weights
 
 
 def stored_recipe(data_dir: Path) -> Recipe | None:
@@ -62,8 +84,11 @@ def stored_recipe(data_dir: Path) -> Recipe | None:
         catalog.close()
 
 
-def with_recipe(settings: Settings, recipe: Recipe) -> Settings:
+def with_recipe(settings: Settings, recipe: Recipe, wished: Learned) -> Settings:
     """Settings that follow the recipe of an existing index.
+
+    Args:
+        wished: what the files hold that the settings name.
 
     Raises: IndexMismatch if somebody explicitly asked for something else.
     """
@@ -74,23 +99,30 @@ def with_recipe(settings: Settings, recipe: Recipe) -> Settings:
         for name in RECIPE_FIELDS
         if name not in ("weights", "pooling")  # by content: in `open_searcher`, and below
         and settings.chosen(name)
-        and wishes[name] is not None
+        and wishes[name] not in (None, AUTO)
         and wishes[name] != stored[name]
     ]
     own_pooling = format_spec(recipe.pooling, recipe.pooling_options)
     if settings.chosen("pooling") and not _agrees(settings.pooling, recipe):
         conflicts.append(f"pooling is {own_pooling}, not {settings.pooling}")
+    for name, digest, wish in (
+        ("cooccurrence", recipe.cooccurrence_digest, wished.cooccurrence),
+        ("projection", recipe.projection_digest, wished.projection),
+    ):
+        if wish is not None and wish.digest != digest:
+            own = f"a file of digest {digest[:12]}..." if digest else "not from a file"
+            conflicts.append(f"{name} is {own}, not {wish.name} ({wish.digest[:12]}...)")
     if conflicts:
         raise IndexMismatch(
             f"the index in {settings.data_dir} was made with another recipe "
             f"({'; '.join(conflicts)}): leave these options out, or choose another --data-dir"
         )
-    own = {name: stored[name] for name in RECIPE_FIELDS if name != "weights"}
-    own["pooling"] = own_pooling
+    kept = {name: stored[name] for name in RECIPE_FIELDS if name != "weights"}
+    kept["pooling"] = own_pooling
     weights = settings.weights
     if not settings.chosen("weights") or weights == "auto":
         weights = recipe.weights
-    return settings.model_copy(update={**own, "weights": weights})
+    return settings.model_copy(update={**kept, "weights": weights})
 
 
 def _agrees(spec: str, recipe: Recipe) -> bool:
@@ -107,6 +139,7 @@ class Opened:
 
     searcher: Searcher
     weights: Weights
+    learned: Learned
     folder: DataFolder
 
     def close(self) -> None:
@@ -124,22 +157,31 @@ def open_searcher(
     folder = DataFolder(settings.data_dir, url=url)
     try:
         recipe = stored_recipe(settings.data_dir)
-        if recipe is not None:
-            settings = with_recipe(settings, recipe)
+        learned = read_learned(settings)
+        if recipe is None:
+            settings = with_learned(settings, learned)
+        else:
+            settings = with_recipe(settings, recipe, learned)
+            learned = own_learned(settings.data_dir, recipe, learned)
         try:
-            weights = find_weights(settings, progress)
+            settings, weights = find_trunk(settings, progress)
         except (WeightsUnavailable, InvalidOption) as error:
             if recipe is None:
                 raise
             raise type(error)(
                 f"the weights of the index in {settings.data_dir} are missing: {error}"
             ) from error
-        describer = Describer(describer_options(settings), weights)
+        if recipe is None:
+            check_learned(settings, weights, learned)
+        describer = make_describer(settings, weights, learned)
         if describer.pooling.unfitted:
             raise InvalidOption(
                 f"pooling {settings.pooling} has to be fitted on a collection first, which only "
                 "`cooc evaluate` does; leave out whiten=yes"
             )
+        if recipe is None:
+            # Before the recipe is recorded that needs them.
+            keep_learned(settings.data_dir, learned)
         searcher = Searcher(
             settings.data_dir,
             describer,
@@ -150,4 +192,4 @@ def open_searcher(
     except BaseException:
         folder.release()
         raise
-    return Opened(searcher, weights, folder)
+    return Opened(searcher, weights, learned, folder)

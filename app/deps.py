@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from app.jobs import Jobs
+from app.learned import Learned
 from app.settings import Settings
 from engine.backbones.weights import Weights
 from engine.errors import EngineError
@@ -22,6 +23,7 @@ class Service:
     searcher: Searcher
     jobs: Jobs
     weights: Weights
+    learned: Learned
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from app import console, options
 from app.settings import Settings, load_settings
 from engine.errors import InvalidOption
 from engine.types import Expansion
+
+if TYPE_CHECKING:
+    from engine.evaluation.methods import Projection
 
 THRESHOLDS = "0.50:0.95:0.01"
 TABLES = ("table1", "table2", "table3", "table4", "dir")
@@ -31,7 +34,9 @@ def evaluate(
     projection: Annotated[
         list[str] | None,
         typer.Option(
-            "--projection", help="none, fitted (PCA), lw (learned from matches). Repeatable."
+            "--projection",
+            help="none, fitted (PCA), lw (learned from matches), or a trained one "
+            "(.safetensors). Repeatable.",
         ),
     ] = None,
     projection_dim: Annotated[
@@ -101,7 +106,9 @@ def evaluate(
     """Rank the database for every query and print mAP, per kind of query."""
     from app import evaluation_output as output
     from app.evaluation_work import Work, load
-    from engine.evaluation.methods import Method, Projection, QueryExpansion
+    from engine.cooccurrence_filter import pooling_with_filter
+    from engine.descriptor_weights import read_cooccurrence
+    from engine.evaluation.methods import Method, QueryExpansion
     from engine.evaluation.published import published_tables
     from engine.pooling import uses_filter
 
@@ -135,6 +142,7 @@ def evaluate(
         scales=scales,
         projection_dim=projection_dim,
         projection_power=projection_power,
+        cooccurrence=cooccurrence,
         device=device,
         precision=precision,
     )
@@ -145,15 +153,23 @@ def evaluate(
     steps = _thresholds(thresholds or THRESHOLDS) if same_origin else None
     amount = _shrinkage(shrinkage, settings)
     _check_outputs(report, contact_sheets, correlation)
+    trained = None if settings.cooccurrence is None else read_cooccurrence(settings.cooccurrence)
+    default = settings.pooling
+    if table is None and not pooling and trained is not None and trained.cooccurrence is not None:
+        default = pooling_with_filter(default, trained.cooccurrence, trained.name)
+    projections = [
+        _projection(kind, settings, amount)
+        for kind in dict.fromkeys(projection or ("none", "fitted"))
+    ]
     methods = [
         Method(
             spec,
-            Projection(kind, settings.projection_dim, settings.projection_power, amount),
+            chosen,
             QueryExpansion(growing, neighbours or 10, 3.0 if alpha is None else alpha),
             augmentation,
         )
-        for spec in dict.fromkeys(pooling or [settings.pooling])
-        for kind in dict.fromkeys(projection or ("none", "fitted"))
+        for spec in dict.fromkeys(pooling or [default])
+        for chosen in projections
         for growing in dict.fromkeys(expansion or (Expansion.NONE,))
     ]
     if table is None and fit_on is None and "lw" in (projection or ()):
@@ -163,14 +179,14 @@ def evaluate(
     learned = [uses_filter(method.pooling) for method in methods]
     if table is not None:
         learned = [row.needs_filter for row in table.rows]
-    if cooccurrence is not None and not any(learned):
+    if trained is not None and not any(learned):
         raise InvalidOption(
-            f"no pooling here uses the filter {cooccurrence}; leave it out or choose e.g. "
+            f"no pooling here uses the filter {settings.cooccurrence}; leave it out or choose e.g. "
             "--pooling cbp_ac:cooccurrence=learned"
         )
     content = load(dataset, whole_queries=whole_queries)
     other = None if fit_on is None else load(fit_on)
-    with Work(settings, cooccurrence, keep=cache) as work:
+    with Work(settings, trained, keep=cache) as work:
         if table is not None:
             rows = work.reproduce(table, content, other)
             output.show_reproduced(table, content, rows, work.weights(), json)
@@ -185,6 +201,16 @@ def evaluate(
             work.write_contact_sheets(contact_sheets, content, best)
         if correlation is not None:
             work.write_correlation(correlation, content)
+
+
+def _projection(kind: str, settings: Settings, shrinkage: float | None) -> Projection:
+    """One of those that are fitted here, or a trained one from a file."""
+    from engine.descriptor_weights import read_projection
+    from engine.evaluation.methods import Projection
+
+    if Path(kind).suffix == ".safetensors":
+        return Projection(Path(kind).name, given=read_projection(Path(kind)))
+    return Projection(kind, settings.projection_dim, settings.projection_power, shrinkage)
 
 
 def _thresholds(text: str) -> tuple[float, float, float]:

@@ -10,18 +10,20 @@ from pathlib import Path
 from types import TracebackType
 
 from app import console
-from app.assembly import describer_options, find_weights
+from app.assembly import describer_options, find_trunk
 from app.evaluation_report import method_label, write_report
+from app.learned import with_trunk_of
 from app.settings import Settings
 from engine.backbones.weights import Weights, default_cache_dir
-from engine.cooccurrence_filter import load_filter
 from engine.describer import Describer
+from engine.descriptor_weights import DescriptorWeights
 from engine.evaluation.cache import prune
 from engine.evaluation.datasets import Dataset, load_dataset
 from engine.evaluation.methods import Method
 from engine.evaluation.published import PublishedTable
 from engine.evaluation.reproduce import ReproducedRow, Setting, reproduce
 from engine.evaluation.run import Evaluated, check_files, evaluate_methods
+from engine.pooling import uses_filter
 
 
 def load(folder: Path, *, whole_queries: bool = False) -> Dataset:
@@ -37,9 +39,12 @@ def load(folder: Path, *, whole_queries: bool = False) -> Dataset:
 class Work:
     """Descriptors are kept in the cache of the settings, or, without `keep`, for this once."""
 
-    def __init__(self, settings: Settings, filter_file: Path | None, *, keep: bool) -> None:
-        self.settings = settings
-        self.filter = None if filter_file is None else load_filter(filter_file)
+    def __init__(
+        self, settings: Settings, cooccurrence: DescriptorWeights | None, *, keep: bool
+    ) -> None:
+        """`cooccurrence` holds the filter for poolings that use a learned one."""
+        self.settings = settings if cooccurrence is None else with_trunk_of(settings, cooccurrence)
+        self.cooccurrence = cooccurrence
         self._keep = keep
         self._weights: Weights | None = None
         self._describers: dict[Setting | None, Describer] = {}
@@ -70,6 +75,8 @@ class Work:
         return self._describers[setting]
 
     def _build(self, setting: Setting | None) -> Describer:
+        # First: they may decide the trunk.
+        weights, filter_weight = self.weights(), None
         own = self.settings
         # Poolings are built one by one; that of the settings may need a filter that is not here.
         chosen = replace(describer_options(own), pooling="spoc")
@@ -80,20 +87,28 @@ class Work:
                 scales=own.scales if own.chosen("scales") else setting.scales,
                 max_side=own.max_side if own.chosen("max_side") else setting.max_side,
             )
-        return Describer(chosen, self.weights(), cooccurrence_filter=self.filter)
+        if self.cooccurrence is not None:
+            self.cooccurrence.check(chosen.backbone, chosen.layer, weights_digest=weights.digest)
+            filter_weight = self.cooccurrence.cooccurrence
+        return Describer(chosen, weights, cooccurrence_filter=filter_weight)
 
     def weights(self) -> Weights:
         """Found once."""
         if self._weights is None:
             with console.late_progress_bar("downloading weights") as progress:
-                self._weights = find_weights(self.settings, progress)
+                self.settings, self._weights = find_trunk(self.settings, progress)
         return self._weights
 
     def evaluate(
         self, dataset: Dataset, methods: Sequence[Method], fit_on: Dataset | None
     ) -> list[Evaluated]:
-        """One result for each method, in their order."""
+        """One result for each method, in their order.
+
+        Raises: InvalidOption for a trained projection that belongs to something else.
+        """
         describer = self.describer()
+        for method in methods:
+            self._check_projection(describer, method)
         with ExitStack() as bars:
             found = {
                 entry.method: entry
@@ -120,8 +135,22 @@ class Work:
                 cache_dir=self.cache_dir,
                 progress=_bars(bars),
                 fit_on=fit_on,
-                has_filter=self.filter is not None,
+                has_filter=self.cooccurrence is not None,
             )
+
+    def _check_projection(self, describer: Describer, method: Method) -> None:
+        if method.projection.given is None:
+            return
+        digest = ""
+        if self.cooccurrence is not None and uses_filter(method.pooling):
+            digest = self.cooccurrence.digest
+        method.projection.given.check(
+            describer.options.backbone,
+            describer.options.layer,
+            weights_digest=describer.weights.digest,
+            pooling=method.pooling,
+            cooccurrence_digest=digest,
+        )
 
     def write_report(self, path: Path, dataset: Dataset, evaluated: Sequence[Evaluated]) -> None:
         """One page on the methods and on the queries that they answer worst and best."""

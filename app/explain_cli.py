@@ -16,6 +16,7 @@ from engine.types import Json, Pixels
 if TYPE_CHECKING:
     from engine.cooccurrence_filter import Filter
     from engine.describer import Describer
+    from engine.descriptor_weights import DescriptorWeights
     from engine.explaining import Grid, ImageExplanation, PairExplanation
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
@@ -40,12 +41,15 @@ def explain(
     json: options.Json = False,
 ) -> None:
     """Draw the co-occurrence maps of a photo, or the regions that make two photos alike."""
+    from engine.cooccurrence_filter import pooling_with_filter
+
     settings = load_settings(
         backbone=backbone,
         layer=layer,
         weights=weights,
         max_side=max_side,
         pooling=pooling,
+        cooccurrence=cooccurrence,
         scales=scales,
         device=device,
         precision=precision,
@@ -62,15 +66,15 @@ def explain(
             f"--out is {out}; it must be a {', '.join(SUFFIXES)} file in an existing folder"
         )
     photos = [_decode(path, settings) for path in images]
-    filter_weight = None if cooccurrence is None else _filter(cooccurrence, settings)
+    trained = None if settings.cooccurrence is None else _filter(settings.cooccurrence, settings)
+    filter_weight = None if trained is None else trained.cooccurrence
+    if trained is not None and filter_weight is not None and len(photos) == 2:
+        # Of one photo both co-occurrences are drawn, whatever its pooling.
+        used = pooling_with_filter(settings.pooling, filter_weight, trained.name)
+        settings = settings.model_copy(update={"pooling": used})
     console.log_to_stderr()
-    describer = _build(settings, filter_weight)
+    describer = _build(settings, trained)
     if len(photos) == 2:
-        if cooccurrence is not None and describer.pooling.options.get("cooccurrence") != "learned":
-            raise InvalidOption(
-                f"pooling {settings.pooling} does not use the filter {cooccurrence}; leave it out "
-                "or choose e.g. --pooling cbp_ac:cooccurrence=learned"
-            )
         _explain_pair(describer, images, photos, out, json)
     else:
         _explain_one(describer, images[0], photos[0], filter_weight, out, json)
@@ -173,21 +177,30 @@ def _decode(path: Path, settings: Settings) -> Pixels:
     return decoded.pixels
 
 
-def _filter(path: Path, settings: Settings) -> Filter:
+def _filter(path: Path, settings: Settings) -> DescriptorWeights:
     """The filter, held against the trunk before its weights are looked for."""
-    from engine.backbones import build_trunk
-    from engine.cooccurrence_filter import load_filter
+    from app.learned import with_trunk_of
+    from engine.backbones.weights import AUTO
+    from engine.descriptor_weights import read_cooccurrence
 
-    return load_filter(path, channels=build_trunk(settings.backbone, settings.layer).channels)
+    found = read_cooccurrence(path)
+    backbone = with_trunk_of(settings, found).backbone
+    if backbone != AUTO:
+        found.check(backbone, settings.layer)
+    return found
 
 
-def _build(settings: Settings, filter_weight: Filter | None) -> Describer:
-    from app.assembly import describer_options, find_weights
-    from engine.describer import Describer
+def _build(settings: Settings, cooccurrence: DescriptorWeights | None) -> Describer:
+    from app.assembly import find_trunk, make_describer
+    from app.learned import Learned, check_learned, with_trunk_of
 
+    if cooccurrence is not None:
+        settings = with_trunk_of(settings, cooccurrence)
     with console.late_progress_bar("downloading weights") as progress:
-        weights = find_weights(settings, progress)
-    return Describer(describer_options(settings), weights, cooccurrence_filter=filter_weight)
+        settings, weights = find_trunk(settings, progress)
+    learned = Learned(cooccurrence)
+    check_learned(settings, weights, learned)
+    return make_describer(settings, weights, learned)
 
 
 def _maps(found: ImageExplanation) -> list[tuple[str, str, Grid]]:

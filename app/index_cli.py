@@ -30,6 +30,8 @@ def add(
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
+    cooccurrence: options.Cooccurrence = None,
+    projection: options.Projection = None,
     scales: options.Scales = None,
     device: options.Device = None,
     precision: options.Precision = None,
@@ -45,6 +47,8 @@ def add(
         weights=weights,
         max_side=max_side,
         pooling=pooling,
+        cooccurrence=cooccurrence,
+        projection=projection,
         scales=scales,
         device=device,
         precision=precision,
@@ -54,12 +58,12 @@ def add(
         raise InvalidOption(f"no images were found in {', '.join(map(str, paths))}")
     with session(settings, url) as target:
         if target.client is not None:
-            wishes = (backbone, layer, weights, max_side, pooling, scales, device, precision)
-            if any(wish is not None for wish in wishes):
+            wishes = (backbone, layer, weights, max_side, pooling, cooccurrence, projection)
+            if any(wish is not None for wish in (*wishes, scales, device, precision)):
                 raise InvalidOption(
                     f"the service at {target.client.url} adds the images, with its own recipe: "
-                    "leave out --backbone, --layer, --weights, --max-side, --pooling, --scales, "
-                    "--device and --precision"
+                    "leave out --backbone, --layer, --weights, --max-side, --pooling, "
+                    "--cooccurrence, --projection, --scales, --device and --precision"
                 )
             report = _add_remotely(target.client, files)
         else:

@@ -119,7 +119,7 @@ def start(state: State, progress: Progress | None = None) -> None:
     except BaseException:
         opened.close()
         raise
-    state.service = Service(opened.searcher, runner, opened.weights)
+    state.service = Service(opened.searcher, runner, opened.weights, opened.learned)
     state.close = opened.close
     log.info("%d images are indexed; ready at %s", opened.searcher.stats().count, settings.url)
 

@@ -12,7 +12,9 @@ DataDir = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", help="vgg16, squeezenet1_1 or resnet101. [COOC_BACKBONE]"),
+    typer.Option(
+        "--backbone", help="auto, vgg16, squeezenet1_1, resnet101 or vgg_lite. [COOC_BACKBONE]"
+    ),
 ]
 Layer = Annotated[
     str | None,
@@ -20,7 +22,7 @@ Layer = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", help="auto, imagenet, untrained, or a file. [COOC_WEIGHTS]"),
+    typer.Option("--weights", help="auto, imagenet, bundled, untrained, or a file. [COOC_WEIGHTS]"),
 ]
 MaxSide = Annotated[
     int | None, typer.Option("--max-side", help="Longest side of an image. [COOC_MAX_SIDE]")
@@ -33,7 +35,17 @@ Scales = Annotated[
 ]
 Cooccurrence = Annotated[
     Path | None,
-    typer.Option("--cooccurrence", help="Trained co-occurrence filter (.safetensors or .npy)."),
+    typer.Option(
+        "--cooccurrence",
+        help="Trained co-occurrence filter (.safetensors or .npy). [COOC_COOCCURRENCE]",
+    ),
+]
+Projection = Annotated[
+    Path | None,
+    typer.Option(
+        "--projection",
+        help="Trained projection (.safetensors), in the place of a fitted one. [COOC_PROJECTION]",
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [COOC_DEVICE]")]
 Precision = Annotated[

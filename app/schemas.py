@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.descriptor_weights import DescriptorWeights
 from engine.types import (
     Expansion,
     Hit,
@@ -251,12 +252,27 @@ class WeightsOut(BaseModel):
     notice: str
 
 
+class LearnedOut(BaseModel):
+    """Something trained besides the trunk: the file it was given as, and its content."""
+
+    name: str
+    digest: str
+
+    @classmethod
+    def of(cls, weights: DescriptorWeights | None) -> LearnedOut | None:
+        return None if weights is None else cls(name=weights.name, digest=weights.digest)
+
+
 class VersionOut(BaseModel):
+    """`cooccurrence` and `projection` are null unless they were trained."""
+
     name: str
     version: str
     weights: WeightsOut | None
     backbone: str | None
     pooling: str | None
+    cooccurrence: LearnedOut | None
+    projection: LearnedOut | None
     fingerprint: str | None
     device: str | None
     precision: str | None

@@ -24,6 +24,8 @@ RECIPE_FIELDS = (
     "projection_shrinkage",
 )
 """Settings that decide what a descriptor means; an existing index keeps its own."""
+PROJECTION_FIELDS = ("projection_dim", "projection_power", "projection_shrinkage")
+"""Those of them that say how a projection is fitted."""
 
 
 class Settings(BaseSettings):
@@ -38,11 +40,15 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port the service listens on.")
     root_path: str = Field(default="", description="Path prefix under which a proxy serves this.")
 
-    backbone: str = Field(default="vgg16", description="Trunk: vgg16, squeezenet1_1 or resnet101.")
+    backbone: str = Field(
+        default="auto", description="Trunk: auto, vgg16, squeezenet1_1, resnet101 or vgg_lite."
+    )
     layer: str | None = Field(
         default=None, description="Layer of the trunk, or several joined by +; default its last."
     )
-    weights: str = Field(default="auto", description="auto, imagenet, untrained, or a file.")
+    weights: str = Field(
+        default="auto", description="auto, imagenet, bundled, untrained, or a file."
+    )
     cache_dir: Path | None = Field(
         default=None, description="Downloaded weights; ~/.cache/cooc if unset."
     )
@@ -66,6 +72,13 @@ class Settings(BaseSettings):
     )
     projection_shrinkage: float = Field(
         default=0.0, ge=0.0, le=1.0, description="How far eigenvalues are drawn to their mean."
+    )
+
+    cooccurrence: Path | None = Field(
+        default=None, description="File of a trained co-occurrence filter."
+    )
+    projection: Path | None = Field(
+        default=None, description="File of a trained projection, in the place of a fitted one."
     )
 
     device: str = Field(default="auto", description="auto, cpu or cuda.")

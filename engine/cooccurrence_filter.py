@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from tokenize import TokenError
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import InvalidOption
+from engine.pooling import POOLINGS, format_spec, parse_spec
 from engine.pooling.tensors import MAX_RADIUS
 
 Filter = Tensor
@@ -18,7 +20,7 @@ Filter = Tensor
 
 SUFFIXES = (".safetensors", ".npy")
 
-_READER_ERRORS = (
+READER_ERRORS = (
     OSError,
     ValueError,
     MemoryError,
@@ -48,7 +50,7 @@ def load_filter(path: Path, *, channels: int | None = None) -> Filter:
         raise InvalidOption(f"there is no filter file {path}")
     try:
         weight = _from_npy(path) if path.suffix == ".npy" else _from_safetensors(path)
-    except _READER_ERRORS as error:
+    except READER_ERRORS as error:
         raise InvalidOption(f"cannot read the filter {path}: {error}") from error
     if channels is not None:
         check_channels(weight, channels, path)
@@ -66,12 +68,45 @@ def check_channels(weight: Filter, channels: int, path: Path) -> None:
         )
 
 
+def pooling_with_filter(spec: str, weight: Filter, name: str) -> str:
+    """The pooling `spec`, told to use a learned filter: `cooccurrence=learned` and its radius.
+
+    What `spec` says of these already has to agree. Only bilinear poolings are told so, as in the
+    paper: a learned co-occurrence may be negative, and the weights of ChCO would not be defined.
+
+    Args:
+        name: of the filter, for messages.
+
+    Raises: InvalidOption for a pooling that has no use for the filter.
+    """
+    kind, options = parse_spec(spec)
+    if kind not in POOLINGS:
+        return spec  # refused where it is built, with what there is
+    known = inspect.signature(POOLINGS[kind]).parameters
+    wanted = options.get("cooccurrence", "learned" if POOLINGS[kind].second_order else "direct")
+    if "cooccurrence" not in known or wanted != "learned":
+        raise InvalidOption(
+            f"pooling {spec} does not use the filter {name}; leave it out or choose e.g. "
+            "--pooling cbp_ac:cooccurrence=learned"
+        )
+    radius = weight.shape[-1] // 2
+    if options.get("radius", radius) != radius:
+        raise InvalidOption(
+            f"pooling {spec} has another radius than the filter {name}, whose radius is {radius}; "
+            f"leave it out or write radius={radius}"
+        )
+    chosen = {**options, "cooccurrence": "learned"}
+    if radius != known["radius"].default:
+        chosen["radius"] = radius
+    return format_spec(kind, chosen)
+
+
 def _from_npy(path: Path) -> Filter:
     # Memory-mapped: a file of another shape is refused before its content is read.
     values = np.lib.format.open_memmap(path, mode="r")
     if values.dtype.kind not in "fiu":
         raise ValueError(f"its values are {values.dtype}, not real numbers")
-    _check_shape(values.shape)
+    check_shape(values.shape)
     # What is too large for float32 becomes infinite, and is refused as such.
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
@@ -84,14 +119,15 @@ def _from_safetensors(path: Path) -> Filter:
             listed = ", ".join(names[:5]) or "none"
             raise ValueError(f"it has to hold `weight`, or one tensor alone; it has {listed}")
         name = "weight" if "weight" in names else names[0]
-        _check_shape(tuple(file.get_slice(name).get_shape()))
+        check_shape(tuple(file.get_slice(name).get_shape()))
         weight: Tensor = file.get_tensor(name)
     if not weight.is_floating_point():
         raise ValueError(f"its values are {weight.dtype}, not floats")
     return weight.float()
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless it is that of a filter."""
     fits = len(shape) == 4 and shape[0] == shape[1] >= 2 and shape[2] == shape[3]
     if not fits or shape[3] % 2 == 0 or shape[3] > 2 * MAX_RADIUS + 1:
         raise ValueError(

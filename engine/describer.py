@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from engine.backbones import build_trunk
 from engine.backbones.weights import Weights
+from engine.descriptor_weights import filter_digest, projection_digest
 from engine.errors import BadImage, EngineError, InvalidOption, WeightsUnavailable
 from engine.images import Box, DecodedImage, decode
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
-from engine.postprocess import l2_normalize, signed_sqrt
+from engine.postprocess import LinearProjection, l2_normalize, signed_sqrt
 from engine.types import Pixels, Recipe, Vectors
 
 T = TypeVar("T")
@@ -79,11 +80,14 @@ class Describer:
         weights: Weights,
         *,
         cooccurrence_filter: Tensor | None = None,
+        projection: LinearProjection | None = None,
     ) -> None:
         """Build the trunk on its device.
 
         Args:
             cooccurrence_filter: (C, C, 2r+1, 2r+1), for poolings with a learned co-occurrence.
+            projection: a learned one, which belongs to the recipe: an index searches what it
+                makes of raw descriptors, and fits none of its own.
 
         Raises: InvalidOption or WeightsUnavailable.
         """
@@ -107,6 +111,13 @@ class Describer:
         self.trunk = trunk.prepare(self.device, self.dtype)
         self._filter = cooccurrence_filter
         self.pooling = self.build_pooling(options.pooling)
+        self.projection = projection
+        self._check_projection()
+        uses_filter = self.pooling.options.get("cooccurrence") == "learned"
+        used = cooccurrence_filter if uses_filter else None
+        # Taken once: a filter has 85 MB.
+        self._filter_digest = "" if used is None else filter_digest(used)
+        self._projection_digest = "" if projection is None else projection_digest(projection)
         mean, std = weights.preprocessing.mean, weights.preprocessing.std
         self._mean = torch.tensor(mean, device=self.device).reshape(1, 3, 1, 1) * 255
         self._inverse_std = 1 / (torch.tensor(std, device=self.device).reshape(1, 3, 1, 1) * 255)
@@ -121,6 +132,7 @@ class Describer:
     def recipe(self) -> Recipe:
         """What the descriptors mean; see `Recipe`."""
         name, _ = parse_spec(self.options.pooling)
+        options, learned = self.options, self.projection
         return Recipe(
             backbone=self.options.backbone,
             layer=self.trunk.layer,
@@ -132,10 +144,22 @@ class Describer:
             pooling_options=self.pooling.options,
             pooling_digest=self.pooling.digest(),
             raw_dim=self.pooling.dim,
-            projection_dim=self.options.projection_dim,
-            projection_power=self.options.projection_power,
-            projection_shrinkage=self.options.projection_shrinkage,
+            # With a learned projection none is fitted, and how it would be makes no difference.
+            projection_dim=learned.dim if learned else options.projection_dim,
+            projection_power=0.0 if learned else options.projection_power,
+            projection_shrinkage=0.0 if learned else options.projection_shrinkage,
+            cooccurrence_digest=self._filter_digest,
+            projection_digest=self._projection_digest,
         )
+
+    def _check_projection(self) -> None:
+        """Raises InvalidOption for a projection of descriptors of another length."""
+        if self.projection is not None and len(self.projection.mean) != self.pooling.dim:
+            raise InvalidOption(
+                f"the projection is for descriptors of {len(self.projection.mean)} values, pooling "
+                f"{self.options.pooling} gives {self.pooling.dim}; choose the --pooling and the "
+                "--layer that it was trained with"
+            )
 
     @property
     def precision(self) -> str:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
-from engine.postprocess import MAX_FIT_IMAGES, PCAProjection
+from engine.postprocess import MAX_FIT_IMAGES, LinearProjection, PCAProjection
 from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
 from engine.types import Json, Recipe, Rows, Vectors
 from engine.vector_index import VectorIndex
@@ -41,7 +42,8 @@ class Manifest:
     """What a generation says about itself.
 
     `last_row` is the newest row it saw, `dim` the length of its vectors (that of the raw
-    descriptors if nothing was fitted), `files` the SHA-256 of each other file.
+    descriptors if there is no projection), `explained` the share of the variance of the collection
+    that the projection keeps, `files` the SHA-256 of each other file.
     """
 
     number: int
@@ -86,7 +88,7 @@ class Generation:
 
     manifest: Manifest
     index: VectorIndex
-    projection: PCAProjection | None
+    projection: LinearProjection | None
 
 
 class Generations:
@@ -122,15 +124,23 @@ class Generations:
         recipe: Recipe,
         precision: str,
         progress: Progress | None = None,
+        *,
+        learned: LinearProjection | None = None,
     ) -> Generation:
         """Fit the projection on `rows`, project them all, write a new generation.
 
-        The new one is complete and durable, but not live until `publish`. Raises EmptyIndex
-        without rows; StorageFull leaves nothing behind.
+        With a `learned` projection, which the recipe then names, none is fitted. The new one is
+        complete and durable, but not live until `publish`. Raises EmptyIndex without rows;
+        StorageFull leaves nothing behind.
         """
         if not len(rows):
             raise EmptyIndex("the index is empty; add images before building it")
-        projection = self._fit(rows, read, recipe)
+        projection: LinearProjection | None = learned
+        if learned is not None:
+            explained = _kept_variance(learned, _sample(rows, read))
+        else:
+            projection = fitted = self._fit(rows, read, recipe)
+            explained = fitted.explained if fitted else 1.0
         index = VectorIndex(projection.dim if projection else recipe.raw_dim)
         for chunk, vectors in read(rows):
             index.add(chunk, project(projection, vectors))
@@ -146,7 +156,7 @@ class Generations:
             count=len(index),
             dim=index.dim,
             projected=projection is not None,
-            explained=projection.explained if projection else 1.0,
+            explained=explained,
             created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             files={},
         )
@@ -189,10 +199,10 @@ class Generations:
         if problems:
             raise CorruptIndex("; ".join(problems))
         index = VectorIndex.load(folder / VECTORS, manifest.dim)
-        projection = None
+        projection: LinearProjection | None = None
         if manifest.projected:
             try:
-                projection = PCAProjection.from_tensors(load_file(folder / PROJECTION))
+                projection = _read_projection(load_file(folder / PROJECTION), recipe)
             except (SafetensorError, KeyError) as error:
                 raise CorruptIndex(f"{folder / PROJECTION} cannot be read: {error}") from error
         return Generation(manifest, index, projection)
@@ -210,13 +220,9 @@ class Generations:
         return problems
 
     def _fit(self, rows: Rows, read: ReadDescriptors, recipe: Recipe) -> PCAProjection | None:
-        if len(rows) < MIN_FIT_IMAGES:
+        sample = _sample(rows, read) if len(rows) >= MIN_FIT_IMAGES else None
+        if sample is None:
             return None
-        step = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_IMAGES)).astype(int)
-        chunks = [vectors for _, vectors in read(rows[step])]
-        if not chunks:  # all of them were deleted meanwhile
-            return None
-        sample = torch.from_numpy(np.concatenate(chunks))
         try:
             return PCAProjection.fit(
                 sample,
@@ -229,7 +235,7 @@ class Generations:
             return None
 
     def _write(
-        self, manifest: Manifest, index: VectorIndex, projection: PCAProjection | None
+        self, manifest: Manifest, index: VectorIndex, projection: LinearProjection | None
     ) -> Manifest:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{manifest.number}.part"
@@ -238,7 +244,7 @@ class Generations:
         try:
             index.save(partial / VECTORS)
             # Not `save_file`: it hides the error of a full disk in one of its own.
-            (partial / PROJECTION).write_bytes(save(projection.tensors() if projection else {}))
+            (partial / PROJECTION).write_bytes(save(_tensors(projection)))
             files = {name: _digest(partial / name) for name in (VECTORS, PROJECTION)}
             manifest = replace(manifest, files=files)
             manifest.write(partial)
@@ -253,8 +259,40 @@ class Generations:
         return manifest
 
 
-def project(projection: PCAProjection | None, vectors: Vectors) -> Vectors:
-    """Raw descriptors as they are searched: projected, or unchanged where nothing was fitted."""
+def _sample(rows: Rows, read: ReadDescriptors) -> Tensor | None:
+    """(N, D) descriptors of an even sample; None if all of them were deleted meanwhile."""
+    step = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_IMAGES)).astype(int)
+    chunks = [vectors for _, vectors in read(rows[step])]
+    return torch.from_numpy(np.concatenate(chunks)) if chunks else None
+
+
+def _kept_variance(projection: LinearProjection, sample: Tensor | None) -> float:
+    """Share of the variance of (N, D) descriptors in the span of the directions, in [0, 1]."""
+    if sample is None:
+        return 1.0
+    centred = sample.double() - sample.double().mean(dim=0)
+    total = float(centred.square().sum())
+    basis, _ = torch.linalg.qr(projection.directions.double().T)  # (D, d), orthonormal
+    return min(1.0, float((centred @ basis).square().sum()) / total) if total else 1.0
+
+
+def _tensors(projection: LinearProjection | None) -> dict[str, Tensor]:
+    if projection is None:
+        return {}
+    if isinstance(projection, PCAProjection):
+        return projection.tensors()
+    return {"mean": projection.mean, "directions": projection.directions}
+
+
+def _read_projection(tensors: dict[str, Tensor], recipe: Recipe) -> LinearProjection:
+    """Raises KeyError where `_tensors` wrote something else."""
+    if recipe.projection_digest:
+        return LinearProjection(tensors["mean"], tensors["directions"])
+    return PCAProjection.from_tensors(tensors)
+
+
+def project(projection: LinearProjection | None, vectors: Vectors) -> Vectors:
+    """Raw descriptors as they are searched: projected, or unchanged where there is none."""
     if projection is None:
         return vectors
     projected: Vectors = projection(torch.from_numpy(vectors)).numpy()

@@ -29,7 +29,7 @@ from engine.errors import (
 from engine.generations import Generations, Manifest, Progress, project
 from engine.images import DecodedImage, digest, encode_thumbnail
 from engine.locks import ReadWriteLock
-from engine.postprocess import PCAProjection
+from engine.postprocess import LinearProjection
 from engine.ranking import match_types, rank, select_hits
 from engine.storage import storage_errors
 from engine.types import (
@@ -56,7 +56,7 @@ class _View:
     """What searches use: one generation and what was added since."""
 
     index: VectorIndex
-    projection: PCAProjection | None
+    projection: LinearProjection | None
     manifest: Manifest | None
     background: Background | None = None
     background_of: int = 0
@@ -68,7 +68,8 @@ class _View:
 
 @dataclass(frozen=True)
 class IndexStats:
-    """The state of the index. `fitted` counts the images that the live generation was built on."""
+    """The state of the index. `fitted` counts the images that the live generation was built on;
+    `explained` is 1 before there is one."""
 
     count: int
     generation: int
@@ -148,7 +149,10 @@ class Searcher:
     # --- opening and building -------------------------------------------------------------
 
     def _open_view(self) -> _View:
-        view = _View(VectorIndex(self.recipe.raw_dim), None, None)
+        # A learned projection needs no collection to be fitted on: it serves from the start.
+        learned = self.describer.projection
+        dim = self.recipe.raw_dim if learned is None else learned.dim
+        view = _View(VectorIndex(dim), learned, None)
         count = self.catalog.count()
         try:
             number = self.generations.current()
@@ -179,7 +183,12 @@ class Searcher:
     def _build_view(self, progress: Progress | None = None) -> _View:
         rows = self.catalog.live_rows()
         built = self.generations.build(
-            rows, self.catalog.descriptors, self.recipe, self.describer.precision, progress
+            rows,
+            self.catalog.descriptors,
+            self.recipe,
+            self.describer.precision,
+            progress,
+            learned=self.describer.projection,
         )
         self.generations.publish(built.manifest.number)
         return _View(built.index, built.projection, built.manifest)
@@ -198,8 +207,8 @@ class Searcher:
     def build(self, progress: Progress | None = None) -> Manifest:
         """Fit the projection on the collection, build a generation and switch to it.
 
-        Searches, adds and deletes go on meanwhile; what they changed is replayed before the
-        switch. Raises EmptyIndex, StorageFull.
+        With a learned projection there is nothing to fit. Searches, adds and deletes go on
+        meanwhile; what they changed is replayed before the switch. Raises EmptyIndex, StorageFull.
         """
         with self._building:
             if self.catalog.count() == 0:

@@ -30,7 +30,8 @@ class Recipe:
 
     Two descriptors may be compared only if their recipes have the same fingerprint.
     `weights` is the name by which the weights were found and stays out of the fingerprint:
-    `weights_digest`, their content, is in it.
+    `weights_digest`, their content, is in it. `cooccurrence_digest` is that of a learned filter and
+    `projection_digest` that of a learned projection; both are empty where there is none.
     """
 
     backbone: str
@@ -46,6 +47,8 @@ class Recipe:
     projection_dim: int
     projection_power: float
     projection_shrinkage: float = 0.0
+    cooccurrence_digest: str = ""
+    projection_digest: str = ""
 
     def to_json(self) -> Json:
         """A plain object; `from_json` gives the recipe back."""
@@ -59,9 +62,10 @@ class Recipe:
     def fingerprint(self) -> str:
         """SHA-256 over the recipe, as 64 hexadecimal digits."""
         content = {name: value for name, value in self.to_json().items() if name != "weights"}
-        if not self.projection_shrinkage:
-            # Indexes from before there was this entry keep their fingerprint.
-            del content["projection_shrinkage"]
+        for name in _LATER_ENTRIES:
+            if not content[name]:
+                # Indexes from before there was this entry keep their fingerprint.
+                del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def differences(self, other: Recipe) -> list[str]:
@@ -74,8 +78,12 @@ class Recipe:
         ]
 
 
+_LATER_ENTRIES = ("projection_shrinkage", "cooccurrence_digest", "projection_digest")
+"""Zero or empty in a recipe that does without them."""
+
+
 def _short(value: object) -> str:
-    text = str(value)
+    text = str(value) or "none"
     return text[:12] + "..." if len(text) == 64 else text
 
 

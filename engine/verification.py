@@ -7,7 +7,7 @@ import numpy as np
 from engine.catalog import Catalog
 from engine.errors import CorruptIndex
 from engine.generations import Generations, Progress, project
-from engine.postprocess import PCAProjection
+from engine.postprocess import LinearProjection
 from engine.types import Vectors
 from engine.vector_index import VectorIndex
 
@@ -21,7 +21,7 @@ def verify(
     catalog: Catalog,
     generations: Generations,
     index: VectorIndex,
-    projection: PCAProjection | None,
+    projection: LinearProjection | None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Everything that can be checked; one sentence per problem, [] if all is well.
@@ -64,7 +64,7 @@ def _check_rows(catalog: Catalog, index: VectorIndex) -> list[str]:
 def _check_vectors(
     catalog: Catalog,
     index: VectorIndex,
-    projection: PCAProjection | None,
+    projection: LinearProjection | None,
     progress: Progress | None,
 ) -> list[str]:
     problems: list[str] = []

@@ -431,6 +431,8 @@ def test_the_fingerprint_depends_on_every_field_of_a_recipe_but_the_name(
         "projection_dim": 1,
         "projection_power": 0.0,
         "projection_shrinkage": 0.1,
+        "cooccurrence_digest": "0" * 64,
+        "projection_digest": "0" * 64,
     }
     assert changes.keys() | {"weights"} == recipe.to_json().keys()
     prints = {replace(recipe, **{name: value}).fingerprint for name, value in changes.items()}

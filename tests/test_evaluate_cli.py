@@ -243,7 +243,8 @@ def test_queries_without_positives_are_mentioned(tmp_path: Path, cache: str) -> 
         (("--correlation", "out.txt"), "--correlation is out.txt"),
         (("--pooling", "gem:p=0"), "p is 0"),
         (("--layer", "conv9"), "conv9"),
-        (("--cooccurrence", "/nowhere.npy"), "no pooling here uses the filter /nowhere.npy"),
+        (("--cooccurrence", "/nowhere.npy"), "no filter file"),
+        (("--projection", "/nowhere.safetensors"), "no file of descriptor weights /nowhere"),
         (
             ("--cooccurrence", "/nowhere.npy", "--pooling", "cbp_ac:cooccurrence=learned"),
             "no filter file",

@@ -405,9 +405,11 @@ def test_a_filter_that_does_not_belong_is_refused(
     np.save("fits.npy", direct_filter(512, 1).numpy())
     pair = ("query.jpg", "hit [$1].png", "--json", "--cooccurrence", "fits.npy")
     with pytest.raises(InvalidOption, match=r"does not use the filter fits\.npy"):
-        raise run(*pair).exception or AssertionError("no error")
+        raise run(*pair, "--pooling", "gem").exception or AssertionError("no error")
+    by_default = json.loads(run(*pair).stdout)
+    assert by_default["pooling"] == "cbp_ac:cooccurrence=learned,radius=1"
     learned = run(*pair, "--pooling", "cbp_ac:cooccurrence=learned,radius=1")
-    assert learned.exit_code == 0, learned.output
+    assert json.loads(learned.stdout) == by_default
     monkeypatch.setenv("COOC_WEIGHTS", "/no/such.pth")
     with pytest.raises(InvalidOption, match="maps of 7 channels, this trunk's have 512"):
         raise run("query.jpg", "--json", "--cooccurrence", "small.npy").exception or AssertionError

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save
 
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
 from engine.generations import MIN_FIT_IMAGES, Generation, Generations, Manifest, project
+from engine.postprocess import LinearProjection, PCAProjection
 from engine.types import Json, Recipe, Rows, Vectors
 from tests.stored import RAW_DIM, RECIPE, other_recipe, unit_vectors
 
@@ -112,7 +114,7 @@ def test_the_shrinkage_of_the_recipe_is_used(generations: Generations, shrinkage
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     found = loaded.index.vectors(store.rows)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-4)
-    assert loaded.projection is not None
+    assert isinstance(loaded.projection, PCAProjection)
     assert loaded.projection.shrinkage == shrinkage
 
 
@@ -133,6 +135,40 @@ def test_the_explained_variance_is_a_share(generations: Generations, count: int)
     manifest = build(generations, Store(count)).manifest
     assert manifest.projected
     assert 0.0 < manifest.explained <= 1.0
+
+
+def learned_projection(dim: int = 7) -> LinearProjection:
+    draw = np.random.default_rng(3)
+    mean = 0.05 * draw.standard_normal(RAW_DIM)
+    directions = draw.standard_normal((dim, RAW_DIM))
+    return LinearProjection(*(torch.from_numpy(x.astype(np.float32)) for x in (mean, directions)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, MIN_FIT_IMAGES, 70])
+def test_a_learned_projection_is_used_as_it_is_whatever_the_size(
+    generations: Generations, count: int
+) -> None:
+    store, learned = Store(count), learned_projection()
+    recipe = other_recipe(projection_digest="a" * 64)
+    built = generations.build(store.rows, store.read, recipe, "float32", learned=learned)
+    raw, mean = store.vectors.astype(np.float64), learned.mean.double().numpy()
+    directions = learned.directions.double().numpy()
+    expected = (raw - mean) @ directions.T
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    loaded = generations.load(1, recipe)
+    for generation in (built, loaded):
+        found = generation.index.vectors(store.rows)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert (generation.manifest.dim, generation.manifest.projected) == (7, True)
+    queries = unit_vectors(5, seed=9)
+    np.testing.assert_array_equal(project(loaded.projection, queries), project(learned, queries))
+    # What a least-squares fit by the directions leaves unexplained.
+    centred = raw - raw.mean(axis=0)
+    left = centred.T - directions.T @ np.linalg.lstsq(directions.T, centred.T, rcond=None)[0]
+    share = 1 - (left**2).sum() / (centred**2).sum() if count > 1 else 1.0
+    assert built.manifest.explained == pytest.approx(share, abs=1e-9)
+    with pytest.raises(IndexMismatch, match=r"projection_digest: a{12}\.\.\., not none"):
+        generations.load(1, RECIPE)
 
 
 def test_equal_descriptors_need_no_projection(generations: Generations) -> None:
@@ -269,6 +305,18 @@ def test_a_recipe_without_shrinkage_keeps_its_old_fingerprint() -> None:
     assert other_recipe(projection_shrinkage=0.1).fingerprint != OLD_FINGERPRINT
 
 
+def test_a_recipe_without_anything_learned_keeps_its_old_fingerprint() -> None:
+    assert (RECIPE.cooccurrence_digest, RECIPE.projection_digest) == ("", "")
+    for entry in ("cooccurrence_digest", "projection_digest"):
+        others = [other_recipe(**{entry: digit * 64}) for digit in "ab"]
+        assert len({OLD_FINGERPRINT, *(other.fingerprint for other in others)}) == 3
+        assert Recipe.from_json(json.loads(json.dumps(others[0].to_json()))) == others[0]
+        old = {name: value for name, value in RECIPE.to_json().items() if name != entry}
+        assert Recipe.from_json(old).fingerprint == OLD_FINGERPRINT
+    difference = RECIPE.differences(other_recipe(projection_digest="a" * 64))
+    assert difference == ["projection_digest: none, not aaaaaaaaaaaa..."]
+
+
 def test_a_recipe_from_before_there_was_shrinkage_is_read() -> None:
     old = RECIPE.to_json()
     del old["projection_shrinkage"]
@@ -289,7 +337,7 @@ def test_a_generation_from_before_there_was_shrinkage_is_loaded(generations: Gen
     files = {**manifest.files, "projection.safetensors": checksum}
     replace(manifest, recipe=recipe, files=files).write(folder)
     loaded = generations.load(1, RECIPE)
-    assert loaded.projection is not None
+    assert isinstance(loaded.projection, PCAProjection)
     assert loaded.projection.shrinkage == 0.0
     with pytest.raises(IndexMismatch, match=r"projection_shrinkage: 0\.0, not 0\.5"):
         generations.load(1, other_recipe(projection_shrinkage=0.5))

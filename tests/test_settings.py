@@ -89,7 +89,8 @@ def test_what_is_no_number_is_named(name: str, value: str, monkeypatch: pytest.M
 
 def test_the_defaults_make_a_describer_possible() -> None:
     settings, options = load_settings(), DescriberOptions()
-    for name in ("backbone", "max_side", "scales", "pooling", "device", "precision"):
+    assert settings.backbone == "auto"  # decided with the weights
+    for name in ("max_side", "scales", "pooling", "device", "precision"):
         assert getattr(settings, name) == getattr(options, name)
     assert settings.projection_dim == options.projection_dim
     assert settings.projection_power == options.projection_power

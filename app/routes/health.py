@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from app import __version__
 from app.deps import SearcherDep, StateDep
-from app.schemas import HealthOut, VersionOut, WeightsOut
+from app.schemas import HealthOut, LearnedOut, VersionOut, WeightsOut
 
 router = APIRouter(tags=["health"])
 
@@ -40,6 +40,8 @@ def version(state: StateDep) -> VersionOut:
         else None,
         backbone=searcher.recipe.backbone if searcher else None,
         pooling=searcher.recipe.pooling if searcher else None,
+        cooccurrence=LearnedOut.of(service.learned.cooccurrence) if service else None,
+        projection=LearnedOut.of(service.learned.projection) if service else None,
         fingerprint=searcher.recipe.fingerprint if searcher else None,
         device=str(searcher.describer.device) if searcher else None,
         precision=searcher.describer.precision if searcher else None,

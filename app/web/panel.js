@@ -133,7 +133,7 @@ function factsOf(index, version) {
     ["Fitted", `${number(index.fitted)} fitted, ${number(index.unfitted)} not`],
     ["Generation", index.generation ? number(index.generation) : "not built yet"],
     ["Vector length", `${number(index.dim)}${index.projected ? "" : " (not projected)"}`],
-    ["Explained variance", index.projected ? percent(index.explained_variance) : "–"],
+    ["Explained variance", index.generation && index.projected ? percent(index.explained_variance) : "–"],
     ["Size in memory", megabytes(index.bytes)],
     ["Built", index.built_at ? moment(index.built_at) : "–"],
     ["Model", `${recipe.backbone} ${recipe.layer}, ${recipe.pooling}`],

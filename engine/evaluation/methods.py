@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.descriptor_weights import DescriptorWeights
 from engine.errors import InvalidOption
 from engine.types import Expansion
 
@@ -16,7 +17,8 @@ class Projection:
     """How raw descriptors become what is ranked.
 
     Attributes:
-        kind: `none`; `fitted`, a PCA without labels; or `lw`, learned from matched pairs.
+        kind: `none`; `fitted`, a PCA without labels; `lw`, learned from matched pairs; or the
+            name of the file that `given` was read from.
         dim: at most so many values.
         power: exponent of the eigenvalues of the PCA; 0.5 whitens.
         shrinkage: of the eigenvalues of the PCA, in [0, 1]; None for that of Ledoit and Wolf. For
@@ -24,6 +26,7 @@ class Projection:
             of pairs decides.
         bounded: at most 0.6 values per image, fitted on as many images as a build takes; False
             for published results that were not.
+        given: a projection that was trained before, to which the others do not apply.
     """
 
     kind: str = "none"
@@ -31,12 +34,19 @@ class Projection:
     power: float = 0.25
     shrinkage: float | None = 0.0
     bounded: bool = True
+    given: DescriptorWeights | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in PROJECTIONS:
+        if self.given is None and self.kind not in PROJECTIONS:
             raise InvalidOption(
-                f"projection is {self.kind!r}; choose from {', '.join(PROJECTIONS)}"
+                f"projection is {self.kind!r}; choose from {', '.join(PROJECTIONS)}, or give a "
+                ".safetensors file"
             )
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is found from the descriptors of the evaluation."""
+        return self.given is None and self.kind != "none"
 
 
 @dataclass(frozen=True)

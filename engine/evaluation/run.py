@@ -21,6 +21,7 @@ from engine.pooling import Pooling
 from engine.postprocess import (
     MAX_FIT_IMAGES,
     LearnedWhitening,
+    LinearProjection,
     PCAProjection,
     ledoit_wolf_shrinkage,
 )
@@ -91,7 +92,7 @@ def evaluate_methods(
         parts,
         cache_dir=cache_dir,
         progress=progress("describing"),
-        fitting=any(method.projection.kind != "none" for method in methods),
+        fitting=any(method.projection.is_fitted for method in methods),
     )
     others = _others(describer, poolings, fit_on, methods, cache_dir, progress)
     for spec, vectors, other in zip(specs, described, others, strict=True):
@@ -115,7 +116,7 @@ def _others(
     progress: Callable[[str], Progress],
 ) -> Iterator[Vectors | None]:
     """Descriptors of the images to fit on, database before queries, or None where not needed."""
-    if fit_on is None or all(method.projection.kind == "none" for method in methods):
+    if fit_on is None or not any(method.projection.is_fitted for method in methods):
         yield from (None for _ in poolings)
         return
     parts = [*database_parts(fit_on), *query_parts(fit_on)]
@@ -174,6 +175,14 @@ def fit_projection(
     Raises: InvalidOption for `lw` without another data set: to learn from the matches that are
         then asked for would be no measurement.
     """
+    if projection.given is not None:
+        trained = projection.given.projection
+        if trained is None or len(trained.mean) != database.shape[1]:
+            raise InvalidOption(
+                f"the projection {projection.kind} is not for descriptors of "
+                f"{database.shape[1]} values; choose the --pooling that it was trained with"
+            )
+        return _applied(trained), None
     if projection.kind == "none":
         return lambda vectors: vectors, None
     fitted: PCAProjection | LearnedWhitening
@@ -214,7 +223,7 @@ def fit_projection(
     return _applied(fitted), (fit_on or dataset).name
 
 
-def _applied(fitted: PCAProjection | LearnedWhitening) -> Project:
+def _applied(fitted: LinearProjection) -> Project:
     return lambda vectors: fitted(torch.from_numpy(vectors)).numpy()
 
 
