@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from app.learned import (
     Learned,
@@ -15,12 +14,12 @@ from app.learned import (
     with_learned,
 )
 from app.settings import RECIPE_FIELDS, Settings
-from engine.backbones.weights import AUTO, Progress, Weights, choose_trunk
+from engine.backbones.weights import AUTO, NAMED, Progress, Weights, choose_trunk, load_weights
 from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
 from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
-from engine.pooling import format_spec, parse_spec
+from engine.pooling import build_pooling, format_spec, parse_spec
 from engine.searcher import Searcher
 from engine.types import Recipe
 
@@ -66,22 +65,66 @@ def build_describer(settings: Settings, progress: Progress | None = None) -> Des
 def find_trunk(settings: Settings, progress: Progress | None = None) -> tuple[Settings, Weights]:
     """The weights, and settings that name their trunk. Raises WeightsUnavailable, InvalidOption."""
     backbone, weights = choose_trunk(
-        settings.backbone, settings.weights, cache_dir=settings.cache_dir, progress=progress
+        settings.backbone,
+        settings.weights,
+        layer=settings.layer,
+        cache_dir=settings.cache_dir,
+        progress=progress,
     )
-    log.info("%s", weights.notice)
+    log.log(logging.WARNING if weights.fallback else logging.INFO, "%s", weights.notice)
     return settings.model_copy(update={"backbone": backbone}), weights
 
 
-def stored_recipe(data_dir: Path) -> Recipe | None:
-    """The recipe of an index that holds images; None for a new or an empty one."""
-    path = data_dir / "catalog.sqlite"
+def own_weights(settings: Settings, recipe: Recipe, progress: Progress | None = None) -> Weights:
+    """The weights of an existing index.
+
+    Args:
+        settings: after `with_recipe`.
+
+    Raises: WeightsUnavailable or InvalidOption if they cannot be had, IndexMismatch if somebody
+        explicitly asked for others.
+    """
+    try:
+        weights = load_weights(
+            settings.backbone, settings.weights, cache_dir=settings.cache_dir, progress=progress
+        )
+    except (WeightsUnavailable, InvalidOption) as error:
+        if settings.weights == recipe.weights:
+            trouble = f"the weights of the index in {settings.data_dir} are missing: {error}"
+        else:
+            trouble = (
+                f"the index in {settings.data_dir} was made with weights {recipe.weights}: leave "
+                f"{settings.weights} out ({error})"
+            )
+        raise type(error)(trouble) from error
+    if settings.weights != recipe.weights and weights.digest != recipe.weights_digest:
+        raise _mismatch(settings, [f"weights is {recipe.weights}, not {settings.weights}"])
+    log.info("%s", weights.notice)
+    return weights
+
+
+def stored_recipe(settings: Settings) -> Recipe | None:
+    """The recipe of an existing index; None for a new one.
+
+    One that is empty is new again if somebody chose anything of a recipe: else uploads may wait
+    that were accepted with its own.
+    """
+    path = settings.data_dir / "catalog.sqlite"
     if not path.is_file():
         return None
     catalog = Catalog(path)
     try:
-        return catalog.recipe() if catalog.count() else None
+        fresh = catalog.count() == 0 and _chose_recipe(settings)
+        return None if fresh else catalog.recipe()
     finally:
         catalog.close()
+
+
+def _chose_recipe(settings: Settings) -> bool:
+    names = (*RECIPE_FIELDS, "cooccurrence", "projection")
+    return any(
+        settings.chosen(name) and getattr(settings, name) not in (None, AUTO) for name in names
+    )
 
 
 def with_recipe(settings: Settings, recipe: Recipe, wished: Learned) -> Settings:
@@ -97,11 +140,18 @@ def with_recipe(settings: Settings, recipe: Recipe, wished: Learned) -> Settings
     conflicts = [
         f"{name} is {stored[name]}, not {wishes[name]}"
         for name in RECIPE_FIELDS
-        if name not in ("weights", "pooling")  # by content: in `open_searcher`, and below
+        if name not in ("weights", "pooling")  # by content: in `own_weights`, and below
         and settings.chosen(name)
         and wishes[name] not in (None, AUTO)
         and wishes[name] != stored[name]
     ]
+    named = set(NAMED) - {AUTO}
+    if (
+        settings.chosen("weights")
+        and {settings.weights, recipe.weights} <= named
+        and settings.weights != recipe.weights
+    ):
+        conflicts.append(f"weights is {recipe.weights}, not {settings.weights}")
     own_pooling = format_spec(recipe.pooling, recipe.pooling_options)
     if settings.chosen("pooling") and not _agrees(settings.pooling, recipe):
         conflicts.append(f"pooling is {own_pooling}, not {settings.pooling}")
@@ -113,10 +163,7 @@ def with_recipe(settings: Settings, recipe: Recipe, wished: Learned) -> Settings
             own = f"a file of digest {digest[:12]}..." if digest else "not from a file"
             conflicts.append(f"{name} is {own}, not {wish.name} ({wish.digest[:12]}...)")
     if conflicts:
-        raise IndexMismatch(
-            f"the index in {settings.data_dir} was made with another recipe "
-            f"({'; '.join(conflicts)}): leave these options out, or choose another --data-dir"
-        )
+        raise _mismatch(settings, conflicts)
     kept = {name: stored[name] for name in RECIPE_FIELDS if name != "weights"}
     kept["pooling"] = own_pooling
     weights = settings.weights
@@ -125,12 +172,20 @@ def with_recipe(settings: Settings, recipe: Recipe, wished: Learned) -> Settings
     return settings.model_copy(update={**kept, "weights": weights})
 
 
-def _agrees(spec: str, recipe: Recipe) -> bool:
-    """Whether a wish for a pooling says nothing else than the recipe does."""
-    name, options = parse_spec(spec)
-    return name == recipe.pooling and all(
-        recipe.pooling_options.get(key) == value for key, value in options.items()
+def _mismatch(settings: Settings, conflicts: list[str]) -> IndexMismatch:
+    return IndexMismatch(
+        f"the index in {settings.data_dir} was made with another recipe "
+        f"({'; '.join(conflicts)}): leave these options out, or choose another --data-dir"
     )
+
+
+def _agrees(spec: str, recipe: Recipe) -> bool:
+    """Whether a wish for a pooling says nothing else than the recipe does. Raises InvalidOption."""
+    name, named = parse_spec(spec)
+    # A recipe leaves out most defaults; so does the pooling, whether they were named or not.
+    wished = build_pooling(spec, 2).options  # they do not depend on the channels
+    own = recipe.pooling_options
+    return name == recipe.pooling and all(wished.get(key) == own.get(key) for key in named)
 
 
 @dataclass(frozen=True)
@@ -156,23 +211,15 @@ def open_searcher(
     """
     folder = DataFolder(settings.data_dir, url=url)
     try:
-        recipe = stored_recipe(settings.data_dir)
+        recipe = stored_recipe(settings)
         learned = read_learned(settings)
         if recipe is None:
-            settings = with_learned(settings, learned)
+            settings, weights = find_trunk(with_learned(settings, learned), progress)
+            check_learned(settings, weights, learned)
         else:
             settings = with_recipe(settings, recipe, learned)
             learned = own_learned(settings.data_dir, recipe, learned)
-        try:
-            settings, weights = find_trunk(settings, progress)
-        except (WeightsUnavailable, InvalidOption) as error:
-            if recipe is None:
-                raise
-            raise type(error)(
-                f"the weights of the index in {settings.data_dir} are missing: {error}"
-            ) from error
-        if recipe is None:
-            check_learned(settings, weights, learned)
+            weights = own_weights(settings, recipe, progress)
         describer = make_describer(settings, weights, learned)
         if describer.pooling.unfitted:
             raise InvalidOption(

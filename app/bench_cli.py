@@ -88,14 +88,34 @@ def extract(
     json: options.Json = False,
 ) -> None:
     """The whole path from a JPEG to its descriptor against the bare trunk."""
-    from app.assembly import build_describer, describer_options
+    from app.assembly import build_describer
     from benchmarks import extract as bench
 
     settings = load_settings(
         backbone=backbone, weights=weights, pooling=pooling, device=device, precision=precision
     )
     with console.progress_bar("measuring"):
-        report = bench.run(describer_options(settings), build_describer(settings))
+        describer = build_describer(settings)
+        report = bench.run(describer.options, describer)
+    rows = report["rows"]
+    if not json:
+        console.table(list(rows[0]), [list(row.values()) for row in rows])
+    _show(report, json)
+
+
+@app.command()
+def trunks(
+    device: options.Device = None, precision: options.Precision = None, json: options.Json = False
+) -> None:
+    """All trunks on one image of 512 x 384, in float32 and bfloat16, against VGG16."""
+    from benchmarks import trunks as bench
+    from engine.describer import choose_device, choose_dtype
+
+    settings = load_settings(device=device, precision=precision)
+    chosen = choose_device(settings.device)
+    names = ("float32", "bfloat16") if settings.precision == "auto" else (settings.precision,)
+    with console.progress_bar("measuring"):
+        report = bench.run(chosen, tuple(choose_dtype(name, chosen) for name in names))
     rows = report["rows"]
     if not json:
         console.table(list(rows[0]), [list(row.values()) for row in rows])

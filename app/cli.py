@@ -24,12 +24,14 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script: errors of ours become one line and exit code 1."""
-    from app import bench_cli, evaluate_cli, explain_cli, index_cli
+    from app import bench_cli, evaluate_cli, explain_cli, index_cli, make_dataset_cli, train_cli
 
     app.add_typer(index_cli.app, name="index")
     app.add_typer(bench_cli.app, name="bench")
+    app.add_typer(train_cli.app, name="train")
     app.command("evaluate")(evaluate_cli.evaluate)
     app.command("explain")(explain_cli.explain)
+    app.command("make-dataset")(make_dataset_cli.make_dataset)
     keep_large_blocks()
     try:
         app()
@@ -52,6 +54,8 @@ def serve(
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
+    cooccurrence: options.Cooccurrence = None,
+    projection: options.Projection = None,
     scales: options.Scales = None,
     device: options.Device = None,
     precision: options.Precision = None,
@@ -73,6 +77,8 @@ def serve(
         weights=weights,
         max_side=max_side,
         pooling=pooling,
+        cooccurrence=cooccurrence,
+        projection=projection,
         scales=scales,
         device=device,
         precision=precision,
@@ -178,16 +184,22 @@ def describe(
     weights: options.Weights = None,
     max_side: options.MaxSide = None,
     pooling: options.Pooling = None,
+    cooccurrence: options.Cooccurrence = None,
+    projection: options.Projection = None,
     scales: options.Scales = None,
     device: options.Device = None,
     precision: options.Precision = None,
     json: options.Json = False,
 ) -> None:
-    """Write the raw descriptors of images, one row each, in the order given."""
+    """Write the descriptors of images, one row each, in the order given.
+
+    They are raw unless there is a --projection.
+    """
     import numpy as np
 
     from app.assembly import build_describer
     from app.files import FileSource, find_images
+    from engine.generations import project
 
     console.log_to_stderr()
     settings = load_settings(
@@ -196,6 +208,8 @@ def describe(
         weights=weights,
         max_side=max_side,
         pooling=pooling,
+        cooccurrence=cooccurrence,
+        projection=projection,
         scales=scales,
         device=device,
         precision=precision,
@@ -218,12 +232,13 @@ def describe(
             bar.update(done, len(files))
     failed = {failure["file"] for failure in failures}
     kept = [row for row, path in enumerate(files) if str(path) not in failed]
-    np.save(out, vectors[kept])
+    projected = project(describer.projection, vectors[kept])
+    np.save(out, projected)
     report: dict[str, Any] = {
         "out": str(out),
         "files": [str(files[row]) for row in kept],
         "failures": failures,
-        "dim": describer.recipe.raw_dim,
+        "dim": projected.shape[1],
         "fingerprint": describer.recipe.fingerprint,
     }
     if json:

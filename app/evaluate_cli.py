@@ -13,6 +13,7 @@ from engine.errors import InvalidOption
 from engine.types import Expansion
 
 if TYPE_CHECKING:
+    from engine.descriptor_weights import DescriptorWeights
     from engine.evaluation.methods import Projection
 
 THRESHOLDS = "0.50:0.95:0.01"
@@ -106,6 +107,8 @@ def evaluate(
     """Rank the database for every query and print mAP, per kind of query."""
     from app import evaluation_output as output
     from app.evaluation_work import Work, load
+    from app.learned import with_trunk_of
+    from engine.backbones.weights import AUTO
     from engine.cooccurrence_filter import pooling_with_filter
     from engine.descriptor_weights import read_cooccurrence
     from engine.evaluation.methods import Method, QueryExpansion
@@ -146,7 +149,7 @@ def evaluate(
         device=device,
         precision=precision,
     )
-    if table is not None and not settings.chosen("backbone"):
+    if table is not None and settings.backbone == AUTO:
         settings = settings.model_copy(update={"backbone": table.backbone})
     if thresholds is not None and not same_origin:
         raise InvalidOption("--thresholds goes with --same-origin; leave it out or add that")
@@ -157,6 +160,7 @@ def evaluate(
     default = settings.pooling
     if table is None and not pooling and trained is not None and trained.cooccurrence is not None:
         default = pooling_with_filter(default, trained.cooccurrence, trained.name)
+    poolings = [_with_radius(spec, trained) for spec in dict.fromkeys(pooling or [default])]
     projections = [
         _projection(kind, settings, amount)
         for kind in dict.fromkeys(projection or ("none", "fitted"))
@@ -168,7 +172,7 @@ def evaluate(
             QueryExpansion(growing, neighbours or 10, 3.0 if alpha is None else alpha),
             augmentation,
         )
-        for spec in dict.fromkeys(pooling or [default])
+        for spec in dict.fromkeys(poolings)
         for chosen in projections
         for growing in dict.fromkeys(expansion or (Expansion.NONE,))
     ]
@@ -184,6 +188,7 @@ def evaluate(
             f"no pooling here uses the filter {settings.cooccurrence}; leave it out or choose e.g. "
             "--pooling cbp_ac:cooccurrence=learned"
         )
+    settings = with_trunk_of(settings, trained, *(chosen.given for chosen in projections))
     content = load(dataset, whole_queries=whole_queries)
     other = None if fit_on is None else load(fit_on)
     with Work(settings, trained, keep=cache) as work:
@@ -201,6 +206,16 @@ def evaluate(
             work.write_contact_sheets(contact_sheets, content, best)
         if correlation is not None:
             work.write_correlation(correlation, content)
+
+
+def _with_radius(spec: str, trained: DescriptorWeights | None) -> str:
+    """A pooling that uses the filter has its radius, whether that is said or not."""
+    from engine.cooccurrence_filter import pooling_with_filter
+    from engine.pooling import uses_filter
+
+    if trained is None or trained.cooccurrence is None or not uses_filter(spec):
+        return spec
+    return pooling_with_filter(spec, trained.cooccurrence, trained.name)
 
 
 def _projection(kind: str, settings: Settings, shrinkage: float | None) -> Projection:

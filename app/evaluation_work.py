@@ -12,7 +12,6 @@ from types import TracebackType
 from app import console
 from app.assembly import describer_options, find_trunk
 from app.evaluation_report import method_label, write_report
-from app.learned import with_trunk_of
 from app.settings import Settings
 from engine.backbones.weights import Weights, default_cache_dir
 from engine.describer import Describer
@@ -43,7 +42,7 @@ class Work:
         self, settings: Settings, cooccurrence: DescriptorWeights | None, *, keep: bool
     ) -> None:
         """`cooccurrence` holds the filter for poolings that use a learned one."""
-        self.settings = settings if cooccurrence is None else with_trunk_of(settings, cooccurrence)
+        self.settings = settings
         self.cooccurrence = cooccurrence
         self._keep = keep
         self._weights: Weights | None = None

@@ -180,13 +180,10 @@ def _decode(path: Path, settings: Settings) -> Pixels:
 def _filter(path: Path, settings: Settings) -> DescriptorWeights:
     """The filter, held against the trunk before its weights are looked for."""
     from app.learned import with_trunk_of
-    from engine.backbones.weights import AUTO
     from engine.descriptor_weights import read_cooccurrence
 
     found = read_cooccurrence(path)
-    backbone = with_trunk_of(settings, found).backbone
-    if backbone != AUTO:
-        found.check(backbone, settings.layer)
+    found.check(with_trunk_of(settings, found).backbone, settings.layer)
     return found
 
 
@@ -194,8 +191,7 @@ def _build(settings: Settings, cooccurrence: DescriptorWeights | None) -> Descri
     from app.assembly import find_trunk, make_describer
     from app.learned import Learned, check_learned, with_trunk_of
 
-    if cooccurrence is not None:
-        settings = with_trunk_of(settings, cooccurrence)
+    settings = with_trunk_of(settings, cooccurrence)
     with console.late_progress_bar("downloading weights") as progress:
         settings, weights = find_trunk(settings, progress)
     learned = Learned(cooccurrence)

@@ -10,7 +10,7 @@ from engine.backbones.weights import AUTO, Weights
 from engine.cooccurrence_filter import Filter, pooling_with_filter
 from engine.descriptor_weights import DescriptorWeights, read_cooccurrence, read_projection
 from engine.errors import InvalidOption
-from engine.learned_copies import drop_copies, keep_copy, read_copy
+from engine.learned_copies import keep_copy, read_copy
 from engine.postprocess import LinearProjection
 from engine.types import Recipe
 
@@ -46,11 +46,10 @@ def with_learned(settings: Settings, learned: Learned) -> Settings:
     Raises: InvalidOption if it cannot, if what was learned belongs to another trunk, or for
         settings that a learned projection leaves without effect.
     """
+    settings = with_trunk_of(settings, learned.cooccurrence, learned.projection)
     for part in (learned.cooccurrence, learned.projection):
         if part is not None:
-            settings = with_trunk_of(settings, part)
-            if settings.backbone != AUTO:
-                part.check(settings.backbone, settings.layer)
+            part.check(settings.backbone, settings.layer)
     if learned.projection is not None:
         idle = [name for name in PROJECTION_FIELDS if settings.chosen(name)]
         if idle:
@@ -64,12 +63,25 @@ def with_learned(settings: Settings, learned: Learned) -> Settings:
     return settings.model_copy(update={"pooling": pooling})
 
 
-def with_trunk_of(settings: Settings, learned: DescriptorWeights) -> Settings:
-    """Settings that name the trunk `learned` was made for, if they left the choice open."""
-    own = learned.made_for.get("backbone")
-    if settings.backbone != AUTO or own is None:
+def with_trunk_of(settings: Settings, *learned: DescriptorWeights | None) -> Settings:
+    """Settings that name the trunk all of `learned` was made for, if they left the choice open.
+
+    Raises: InvalidOption if nothing says which that is, or if two say different ones.
+    """
+    parts = [part for part in learned if part is not None]
+    if settings.backbone != AUTO or not parts:
         return settings
-    return settings.model_copy(update={"backbone": own})
+    made_for = {part.made_for.get("backbone"): part for part in parts}
+    named = {str(name): part for name, part in made_for.items() if name is not None}
+    if not named:
+        # Filters of one size fit several trunks: which is meant must not depend on the network.
+        raise InvalidOption(
+            f"{parts[0].called} does not say which trunk it was made for: choose --backbone"
+        )
+    if len(named) > 1:
+        made = ", ".join(f"{part.called} was made for {name}" for name, part in named.items())
+        raise InvalidOption(f"{made}: leave out one or the other")
+    return settings.model_copy(update={"backbone": next(iter(named))})
 
 
 def check_learned(settings: Settings, weights: Weights, learned: Learned) -> None:
@@ -93,9 +105,7 @@ def own_learned(data_dir: Path, recipe: Recipe, wished: Learned) -> Learned:
 
     Raises: CorruptIndex naming a copy that is missing or damaged.
     """
-    for wish in (wished.cooccurrence, wished.projection):
-        if wish is not None:
-            keep_copy(data_dir, wish)
+    keep_learned(data_dir, wished)
     filter_digest, projection_digest = recipe.cooccurrence_digest, recipe.projection_digest
     return Learned(
         read_copy(data_dir, filter_digest, "--cooccurrence") if filter_digest else None,
@@ -104,8 +114,7 @@ def own_learned(data_dir: Path, recipe: Recipe, wished: Learned) -> Learned:
 
 
 def keep_learned(data_dir: Path, learned: Learned) -> None:
-    """Copy what a new index needs into its folder, and drop what an older one there needed."""
-    parts = [part for part in (learned.cooccurrence, learned.projection) if part is not None]
-    for part in parts:
-        keep_copy(data_dir, part)
-    drop_copies(data_dir, {part.digest for part in parts})
+    """Copy what an index needs into its folder."""
+    for part in (learned.cooccurrence, learned.projection):
+        if part is not None:
+            keep_copy(data_dir, part)

@@ -28,7 +28,11 @@ def make_dataset(
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Another seed draws other objects.")] = 0,
     first_instance: Annotated[
-        int, typer.Option(help="Their numbers begin here; keep those of training and test apart.")
+        int,
+        typer.Option(
+            help="Their numbers begin here, at a multiple of 5. For a test set take another "
+            "thousand than for training: then the two have nothing in common."
+        ),
     ] = 0,
     layout: Annotated[
         Layout, typer.Option(help="gt (images/ and gt.json), or folders: one for each object.")

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.backbones.weights import Weights
 from engine.descriptor_weights import DescriptorWeights
 from engine.types import (
     Expansion,
@@ -244,12 +245,26 @@ class JobErrorsOut(BaseModel):
 
 
 class WeightsOut(BaseModel):
-    """Where the model's parameters come from; `notice` is one sentence for people."""
+    """Where the model's parameters come from; `notice` is one sentence for people.
+
+    `fallback`: they are used because those that `auto` prefers could not be had.
+    """
 
     name: str
     trained: bool
+    fallback: bool
     digest: str
     notice: str
+
+    @classmethod
+    def of(cls, weights: Weights) -> WeightsOut:
+        return cls(
+            name=weights.name,
+            trained=weights.trained,
+            fallback=weights.fallback,
+            digest=weights.digest,
+            notice=weights.notice,
+        )
 
 
 class LearnedOut(BaseModel):

@@ -51,7 +51,12 @@ def run(options: DescriberOptions, describer: Describer) -> dict[str, Any]:
 def _row(
     options: DescriberOptions, base: Describer, size: tuple[int, int], batch: int
 ) -> dict[str, Any]:
-    describer = Describer(replace(options, max_side=max(size), batch_size=batch), base.weights)
+    describer = Describer(
+        replace(options, max_side=max(size), batch_size=batch),
+        base.weights,
+        cooccurrence_filter=base.cooccurrence_filter,
+        projection=base.projection,
+    )
     width, height = size
     files = [Memory(encode_jpeg(textured(height, width, seed))) for seed in range(batch)]
     pixels = np.stack([describer.decode(file.data).pixels for file in files])

@@ -109,7 +109,7 @@ class Describer:
                 f"weights {weights.name!r} do not fit the trunk {options.backbone}: {error}"
             ) from error
         self.trunk = trunk.prepare(self.device, self.dtype)
-        self._filter = cooccurrence_filter
+        self.cooccurrence_filter = cooccurrence_filter
         self.pooling = self.build_pooling(options.pooling)
         self.projection = projection
         self._check_projection()
@@ -125,7 +125,7 @@ class Describer:
     def build_pooling(self, spec: str) -> Pooling:
         """A pooling for the maps of this trunk, frozen. Raises InvalidOption."""
         pooling = build_pooling(spec, self.trunk.map_channels)
-        load_filter(pooling, self._filter)
+        load_filter(pooling, self.cooccurrence_filter)
         return pooling.eval().requires_grad_(False).to(self.device)
 
     @property

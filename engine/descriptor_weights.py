@@ -141,14 +141,15 @@ class DescriptorWeights:
                 wanted, found = _all_options(str(wanted)), _all_options(found)
             if wanted != found:
                 raise InvalidOption(
-                    f"{self._called} was made for {entry} {_short(wanted)}, not {_short(found)}: "
+                    f"{self.called} was made for {entry} {_short(wanted)}, not {_short(found)}: "
                     f"{_REMEDIES[entry].format(wanted)}, or leave it out"
                 )
         if self.cooccurrence is not None:
             check_channels(self.cooccurrence, trunk.channels, Path(self.name or "given"))
 
     @property
-    def _called(self) -> str:
+    def called(self) -> str:
+        """`the filter mine.npy`: for messages."""
         kind = "filter" if self.projection is None else "projection"
         return f"the {kind} {self.name}" if self.name else f"the {kind}"
 

@@ -82,3 +82,7 @@ class Overloaded(EngineError):
 
 class DeadlineExceeded(EngineError):
     """The answer did not come within the allowed time."""
+
+
+class TrainingFailed(EngineError):
+    """A run of training cannot go on: a loss that is no number, a checkpoint of another recipe."""

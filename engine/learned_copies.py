@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from engine.descriptor_weights import DescriptorWeights
@@ -18,7 +17,11 @@ def copy_path(data_dir: Path, digest: str) -> Path:
 
 
 def keep_copy(data_dir: Path, weights: DescriptorWeights) -> None:
-    """Write the copy, durably, unless it is there and whole. Raises StorageFull."""
+    """Write the copy, durably, unless it is there and whole. Raises StorageFull.
+
+    None is ever deleted: it may be the only one, and the catalog that names it may be away for a
+    moment.
+    """
     path = copy_path(data_dir, weights.digest)
     try:
         if DescriptorWeights.read(path).digest == weights.digest:
@@ -48,11 +51,3 @@ def read_copy(data_dir: Path, digest: str, option: str) -> DescriptorWeights:
     if weights.digest != digest:
         raise CorruptIndex(f"{path} does not have the content that was written; {remedy}")
     return weights
-
-
-def drop_copies(data_dir: Path, keep: Collection[str]) -> None:
-    """Delete the copies of other digests than these, which no index needs any more."""
-    for path in (data_dir / FOLDER).glob("*.safetensors"):
-        if path.stem not in keep:
-            with storage_errors(data_dir):
-                path.unlink()

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.torch import save_file
 
+from app.assembly import open_searcher
 from app.main import create_app
 from app.settings import Settings
+from engine.backbones.untrained import untrained_state
+from engine.errors import InvalidOption
 from tests.drawing import encode, photo, scene, view
 
 SMALL: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "max_side": 128}
@@ -383,6 +387,39 @@ def test_an_index_of_another_recipe_is_refused_with_409_everywhere(tmp_path: Pat
         ):
             assert answer.status_code == 409
             assert "pooling is cbp_ac:radius=4,dim=8192,seed=0, not gem" in answer.json()["detail"]
+
+
+def test_an_index_refuses_other_weights_by_name_and_takes_equal_ones(tmp_path: Path) -> None:
+    folder, mine = tmp_path / "index", tmp_path / "mine.safetensors"
+    with make_client(folder) as client:
+        put(client, "a", photo(1))
+    save_file(untrained_state("squeezenet1_1", seed=1), mine)
+    for other in ("imagenet", "bundled", str(mine)):
+        with TestClient(create_app(Settings(data_dir=folder, weights=other))) as client:
+            answer = client.post("/search", files={"image": photo(1)})
+            assert answer.status_code == 409
+            assert f"weights is untrained, not {other}" in answer.json()["detail"]
+    save_file(untrained_state("squeezenet1_1"), mine)
+    with TestClient(create_app(Settings(data_dir=folder, weights=str(mine)))) as client:
+        assert search(client, photo(1))["results"][0]["match_type"] == "exact"
+    with pytest.raises(
+        InvalidOption, match=r"made with weights untrained: leave /no/such\.pth out"
+    ):
+        open_searcher(Settings(data_dir=folder, weights="/no/such.pth"))
+
+
+def test_a_default_that_is_named_is_no_other_pooling(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    named = "cbp_ac:dim=64,cooccurrence=direct,mask=none,root=yes"
+    with make_client(folder, pooling=named) as client:
+        put(client, "a", photo(1))
+        fingerprint = client.get("/version").json()["fingerprint"]
+    for same in (named, "cbp_ac:dim=64", "cbp_ac"):
+        with make_client(folder, pooling=same) as client:
+            assert client.get("/version").json()["fingerprint"] == fingerprint
+    for other in ("cbp_ac:mask=sptd", "cbp_ac:cooccurrence=max", "cbp_ac:root=no"):
+        with make_client(folder, pooling=other) as client:
+            assert client.get("/readyz").status_code == 409
 
 
 def test_behind_a_prefix_addresses_carry_it(tmp_path: Path) -> None:

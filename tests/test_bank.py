@@ -12,9 +12,10 @@ from engine.backbones.untrained import untrained_state
 from engine.errors import InvalidOption
 from engine.images import decode
 from engine.pooling import build_pooling
-from engine.training.bank import Bank, BankOptions, build_bank
-from engine.training.grid import cells_of
-from engine.training.photos import find_photos, read_photo
+from engine.training.bank import Bank, BankOptions, _decoded_side, build_bank
+from engine.training.folder_lock import FolderLock
+from engine.training.grid import cells_of, grid_of
+from engine.training.photos import find_photos, photos_digest, read_photo
 from engine.training.teacher import Teacher
 from engine.training.views import cut, distort, views
 from tests.drawing import photo
@@ -46,7 +47,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def build(folder: Path, photos: Path, teacher: Teacher, **changes: object) -> Bank:
-    options = BankOptions(**{**vars(OPTIONS), **changes})  # type: ignore[arg-type]
+    options = BankOptions(**{**vars(OPTIONS), **changes})
     student = build_trunk("vgg_lite", "relu2")
     recipe: dict[str, object] = {"teacher": "fire3"}
     bank, _ = build_bank(
@@ -63,6 +64,20 @@ def test_photos_are_found_in_folders_and_below(photos: Path) -> None:
     (photos / "empty").mkdir()
     with pytest.raises(InvalidOption, match="no photo is in"):
         find_photos([photos / "empty"])
+
+
+def test_photos_are_known_by_names_and_sizes_wherever_they_lie(
+    photos: Path, tmp_path: Path
+) -> None:
+    digest = photos_digest(find_photos([photos]))
+    moved = photos.rename(tmp_path / "moved")
+    assert photos_digest(find_photos([moved])) == digest
+    assert photos_digest(reversed(find_photos([moved]))) != digest
+    (moved / "0.jpg").write_bytes(photo(7))
+    changed = photos_digest(find_photos([moved]))
+    (moved / "2.jpg").rename(moved / "20.jpg")
+    assert len({digest, changed, photos_digest(find_photos([moved]))}) == 3
+    assert photos_digest([moved / "gone.jpg"]) != photos_digest([])
 
 
 def test_a_photo_is_read_as_the_service_would(photos: Path) -> None:
@@ -121,16 +136,10 @@ def test_a_bank_holds_views_and_what_the_teacher_sees_of_them(
         assert tensors.descriptors is None
         # Views are distorted, so the maps are those of something similar, not of the views.
         shown = normalise(tensors.views.permute(0, 3, 1, 2).float() / 255)
-        seen = teacher.maps(shown, _grid(), cells_of(student, *size)).permute(0, 2, 3, 1)
+        seen = teacher.maps(shown, grid_of(student), cells_of(student, *size)).permute(0, 2, 3, 1)
         own = torch.cosine_similarity(seen.flatten(1), tensors.maps.float().flatten(1))
         other = torch.cosine_similarity(seen.flatten(1), tensors.maps.float().roll(1, 0).flatten(1))
         assert (own > other).float().mean() >= 0.75
-
-
-def _grid():  # type: ignore[no-untyped-def]
-    from engine.training.grid import grid_of
-
-    return grid_of(build_trunk("vgg_lite", "relu2"))
 
 
 def test_an_interrupted_bank_goes_on_and_becomes_the_same(
@@ -172,7 +181,7 @@ def test_photos_that_cannot_be_read_are_left_out_and_named(
     assert "damaged" in faulty[str(photos / "2.jpg")]
     for shard in range(3):
         tensors = bank.read(shard)
-        assert 0 < len(tensors.views) == len(tensors.maps) <= 4
+        assert len(tensors.views) == len(tensors.maps) == 4  # the next photo took its place
         assert tensors.descriptors is not None
         assert tensors.descriptors.shape == (len(tensors.views), 32)
 
@@ -182,8 +191,36 @@ def test_a_folder_of_nothing_but_damage_is_refused(
 ) -> None:
     for path in find_photos([photos]):
         path.write_bytes(b"nothing")
-    with pytest.raises(InvalidOption, match="none of 4 photos can be read"):
+    with pytest.raises(InvalidOption, match="none of 5 photos can be read"):
         build(tmp_path / "bank", photos, teacher)
+
+
+def test_a_damaged_list_of_what_a_bank_holds_is_named(
+    tmp_path: Path, photos: Path, teacher: Teacher
+) -> None:
+    build(tmp_path / "bank", photos, teacher, count=4)
+    for content in ("{", "[1, 2]", ""):
+        (tmp_path / "bank" / "bank.json").write_text(content)
+        with pytest.raises(InvalidOption, match=r"bank\.json is damaged"):
+            build(tmp_path / "bank", photos, teacher, count=4)
+
+
+def test_a_bank_that_another_process_makes_is_left_alone(
+    tmp_path: Path, photos: Path, teacher: Teacher
+) -> None:
+    (tmp_path / "bank").mkdir()
+    with (
+        FolderLock(tmp_path / "bank"),
+        pytest.raises(InvalidOption, match="another training runs in"),
+    ):
+        build(tmp_path / "bank", photos, teacher)
+    build(tmp_path / "bank", photos, teacher, count=4)
+
+
+def test_large_views_are_cut_from_larger_photos() -> None:
+    assert _decoded_side(BankOptions()) == 320
+    assert _decoded_side(OPTIONS) == 320
+    assert _decoded_side(BankOptions(sizes=((160, 160), (480, 600)))) == 1000
 
 
 def test_a_damaged_shard_is_named_with_the_remedy(

@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import table6
+from benchmarks import extract, table6
+from engine.backbones.weights import load_weights
+from engine.describer import Describer, DescriberOptions
+from engine.postprocess import LinearProjection
 
 COLUMNS = {"method", "channels", "height", "width", "batch", "fits", "reason", "rounds"} | {
     "ms_per_image",
@@ -142,6 +145,26 @@ def test_the_paper_stands_beside_its_own_sizes() -> None:
     assert [row["paper_fits"] for row in fitting] == [True, None, True, True, None, True]
     refused = [row for row in report["rows"] if row["channels"] == 100_000_000]
     assert len(refused) == 6 and not any(row["fits"] for row in refused)
+
+
+def test_extract_measures_with_what_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "SIZES", ((64, 48),))
+    monkeypatch.setattr(extract, "BATCHES", (1, 2))
+    options = DescriberOptions(
+        backbone="squeezenet1_1",
+        layer="fire2",
+        pooling="cbp_ac:dim=16,cooccurrence=learned,radius=0",
+        max_side=64,
+    )
+    describer = Describer(
+        options,
+        load_weights("squeezenet1_1", "untrained"),
+        cooccurrence_filter=torch.ones(128, 128, 1, 1),
+        projection=LinearProjection(torch.zeros(16), torch.eye(16)[:3]),
+    )
+    rows = extract.run(options, describer)["rows"]
+    assert [(row["size"], row["batch"]) for row in rows] == [([64, 48], 1), ([64, 48], 2)]
+    assert all(row["trunk_ms"] > 0 and row["whole_ms"] > 0 for row in rows)
 
 
 def test_channels_belong_to_the_table() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from engine.descriptor_weights import (
     read_projection,
 )
 from engine.errors import CorruptIndex, InvalidOption
-from engine.learned_copies import copy_path, drop_copies, keep_copy, read_copy
+from engine.learned_copies import copy_path, keep_copy, read_copy
 from engine.pooling import build_pooling
 from engine.postprocess import LearnedWhitening, LinearProjection
 from tests.drawing import photo
@@ -286,6 +287,26 @@ def test_a_filter_for_another_trunk_is_refused(tmp_path: Path) -> None:
         build_describer(Settings(**TINY, projection=path))
 
 
+def test_what_does_not_say_its_trunk_is_no_guess_about_it(tmp_path: Path) -> None:
+    """Else the trunk under it would depend on whether there is a network."""
+    np.save(tmp_path / "filter.npy", a_filter().numpy())
+    head = saved(tmp_path / "head.safetensors", projection=a_projection())
+    left_open = {**TINY, "backbone": "auto"}
+    for settings in (
+        Settings(**left_open, cooccurrence=tmp_path / "filter.npy"),
+        Settings(**left_open, projection=head),
+    ):
+        with pytest.raises(InvalidOption, match="which trunk it was made for: choose --backbone"):
+            build_describer(settings)
+    said = saved(tmp_path / "said.safetensors", projection=a_projection(), backbone="squeezenet1_1")
+    both = Settings(**left_open, cooccurrence=tmp_path / "filter.npy", projection=said)
+    assert build_describer(both).options.backbone == "squeezenet1_1"
+    vgg = saved(tmp_path / "vgg.safetensors", a_filter(), backbone="vgg16")
+    message = r"vgg.safetensors was made for vgg16, .* said.* was made for squeezenet1_1"
+    with pytest.raises(InvalidOption, match=message):
+        build_describer(Settings(**left_open, cooccurrence=vgg, projection=said))
+
+
 def test_what_was_made_for_this_is_taken_however_it_is_written(tmp_path: Path) -> None:
     digest = load_weights("squeezenet1_1", "untrained").digest
     about: dict[str, Any] = {
@@ -429,10 +450,7 @@ def test_a_copy_is_kept_under_its_digest_and_mended(tmp_path: Path) -> None:
         read_copy(tmp_path, weights.digest, "--cooccurrence")
     keep_copy(tmp_path, weights)
     assert read_copy(tmp_path, weights.digest, "--cooccurrence").digest == weights.digest
-    drop_copies(tmp_path, {weights.digest})
-    assert path.exists()
-    drop_copies(tmp_path, set())
-    assert not path.exists()
+    path.unlink()
     with pytest.raises(CorruptIndex, match="no file of descriptor weights"):
         read_copy(tmp_path, weights.digest, "--projection")
 
@@ -557,16 +575,39 @@ def test_a_copy_that_is_lost_is_named_and_the_file_brings_it_back(tmp_path: Path
             assert search(client, photo(1))["results"][0]["id"] == "a"
 
 
-def test_an_emptied_index_forgets_what_it_had_learned(tmp_path: Path) -> None:
+def test_an_emptied_index_keeps_what_it_had_learned_until_something_else_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "index"
+    head = saved(tmp_path / "head.safetensors", projection=a_projection())
+    with client_of(folder, **TINY, projection=head) as client:
+        version = client.get("/version").json()
+        put(client, "a", photo(1))
+        assert client.delete("/images/a").status_code == 204
+    # None of these is a wish for another recipe.
+    with client_of(folder, backbone="auto", weights="auto", precision="float32") as client:
+        assert client.get("/version").json() == version
+        assert client.get("/admin/index").json()["dim"] == DIM
+    with client_of(folder, **TINY) as client:
+        put(client, "a", photo(1))
+        assert client.get("/version").json()["projection"] is None
+        assert client.get("/admin/index").json()["dim"] == RAW
+
+
+def test_the_only_copy_outlives_a_catalog_that_is_away_for_a_moment(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     head = saved(tmp_path / "head.safetensors", projection=a_projection())
     with client_of(folder, **TINY, projection=head) as client:
         put(client, "a", photo(1))
-        assert client.delete("/images/a").status_code == 204
+    head.unlink()
+    shutil.copytree(folder, tmp_path / "backup")
+    (folder / "catalog.sqlite").unlink()
     with client_of(folder, **TINY) as client:
-        put(client, "a", photo(1))
         assert client.get("/admin/index").json()["dim"] == RAW
-    assert list((folder / "learned").iterdir()) == []
+    shutil.copy(tmp_path / "backup" / "catalog.sqlite", folder)
+    with client_of(folder) as client:
+        assert client.get("/admin/index").json()["dim"] == DIM
+        assert search(client, photo(1))["results"][0]["match_type"] == "exact"
 
 
 def test_a_service_killed_comes_back_with_its_own_copies(tmp_path: Path) -> None:
@@ -658,6 +699,14 @@ def test_evaluate_with_a_trained_projection_is_the_ranking_by_hand(
             precisions.append(((1 if rank == 0 else 0) + 1 / (rank + 1)) / 2)
         assert row["map"] == pytest.approx(100 * np.mean(precisions), abs=1e-3)
     assert plain["map"] != projected["map"]
+    open_trunk = no_pooling[2:]
+    assert OPTIONS[:2] == ("--backbone", "squeezenet1_1")
+    said = saved(tmp_path / "said.safetensors", projection=a_projection(), backbone="squeezenet1_1")
+    again = run("evaluate", folder, *open_trunk, "--cooccurrence", kernel, "--projection", said)
+    assert again["results"][0]["map"] == projected["map"]
+    other = saved(tmp_path / "vgg.safetensors", projection=a_projection(), backbone="vgg16")
+    with pytest.raises(InvalidOption, match=r"made for vgg16: leave out one or the other"):
+        run("evaluate", folder, *open_trunk, "--projection", said, "--projection", other)
     gem = tuple("gem" if option == POOLING else option for option in OPTIONS)
     with pytest.raises(InvalidOption, match="is not for descriptors of 128 values"):
         run("evaluate", folder, *gem, "--projection", head)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,15 @@ from engine.training.bank import Bank, BankOptions, Shard
 from engine.training.descriptors import TrainableDescriptor
 from engine.training.device import Compute, choose_compute
 from engine.training.distill import Distillation, DistillOptions
+from engine.training.grid import Grid
 from engine.training.loop import LoopOptions, train
 from engine.training.run_folder import RunFolder
 
 CHANNELS, SHARD = 6, 8
 CPU = Compute(torch.device("cpu"), torch.float32)
 POOLING = "cbp_aa:dim=32"
+GRID = Grid(1.5, 4)
+"""Of the student below; it covers 24 pixels with 6 cells."""
 
 
 class DrawnBank(Bank):
@@ -52,14 +56,22 @@ def student() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, CHANNELS, 4, stride=4), nn.BatchNorm2d(CHANNELS), nn.ReLU())
 
 
-def task(bank: Bank, *, mirrored: bool = False, **options: object) -> Distillation:
+def task(
+    bank: Bank,
+    *,
+    mirrored: bool = False,
+    learner: nn.Module | None = None,
+    grid: Grid = GRID,
+    **options: object,
+) -> Distillation:
     return Distillation(
-        student(),
+        learner or student(),
         bank,
         build_pooling(POOLING, CHANNELS),
         normalise,
         DistillOptions(batch=4, **options),  # type: ignore[arg-type]
         mirrored=mirrored,
+        grid=grid,
         seed=0,
         compute=CPU,
     )
@@ -78,7 +90,7 @@ def test_the_student_learns_the_teacher(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["maps", "descriptors", "pairs"])
 def test_each_loss_can_be_learned_from_alone(tmp_path: Path, kind: str) -> None:
-    weights = {"maps": 0.0, "descriptors": 0.0, "pairs": 0.0, kind: 1.0}
+    weights: dict[str, Any] = {"maps": 0.0, "descriptors": 0.0, "pairs": 0.0, kind: 1.0}
     work = task(DrawnBank(), **weights)
     before = _mean_loss(work)
     train(work, LoopOptions(epochs=15, learning_rate=0.01), RunFolder(tmp_path / "run", {}))
@@ -124,14 +136,107 @@ def test_the_teachers_own_descriptors_count_where_the_bank_has_them() -> None:
 
 def test_half_of_the_batches_are_mirrored_with_their_targets() -> None:
     bank = DrawnBank()
-    plain, both = task(bank), task(bank, mirrored=True)
+    (even, even_shown), (odd, odd_shown) = (shown_to(symmetric=value) for value in (True, False))
+    tasks = (task(bank, learner=even), task(bank, learner=even, mirrored=True))
+    others = (task(bank, learner=odd), task(bank, learner=odd, mirrored=True))
     turned = 0
     for epoch in range(10):
-        for step in range(plain.steps):
-            (loss,) = plain.losses(epoch, step)
-            (other,) = both.losses(epoch, step)
-            turned += not torch.allclose(loss, other)
+        for step in range(tasks[0].steps):
+            plain, both = (next(work.losses(epoch, step)) for work in tasks)
+            # A student that sees the same either way loses nothing only if its targets turn too.
+            torch.testing.assert_close(plain, both)
+            (first, second), even_shown[:] = even_shown, []
+            mirrored = not torch.equal(first, second)
+            assert torch.equal(first.flip(-1) if mirrored else first, second)
+            plain, both = (next(work.losses(epoch, step)) for work in others)
+            assert torch.allclose(plain, both) is not mirrored
+            turned += mirrored
     assert 10 <= turned <= 30
+    assert len(odd_shown) == 80
+
+
+def shown_to(*, symmetric: bool) -> tuple[nn.Module, list[Tensor]]:
+    """A student, whose filters may be mirror images of themselves, and what it is shown."""
+    net, shown = student(), list[Tensor]()
+    convolution = net.get_submodule("0")
+    assert isinstance(convolution, nn.Conv2d)
+    if symmetric:
+        with torch.no_grad():
+            convolution.weight.add_(convolution.weight.flip(-1).clone())
+    net.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0].clone()))
+    return net, shown
+
+
+def test_views_that_the_grid_does_not_cover_symmetrically_are_not_mirrored() -> None:
+    bank = DrawnBank()
+    learner, shown = shown_to(symmetric=False)
+    plain = task(bank, learner=learner)
+    both = task(bank, learner=learner, mirrored=True, grid=Grid(0.0, 4))
+    for epoch in range(5):
+        for step in range(plain.steps):
+            (first,), (second,) = (list(work.losses(epoch, step)) for work in (plain, both))
+            torch.testing.assert_close(first, second)
+    assert all(torch.equal(*shown[place : place + 2]) for place in range(0, len(shown), 2))
+
+
+# A teacher with other channels
+
+
+def learner_of(channels: int) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, channels, 4, stride=4), nn.ReLU())
+
+
+def unlike(bank: Bank, pooling: str, **options: object) -> Distillation:
+    """With a student of 4 channels."""
+    return Distillation(
+        learner_of(4),
+        bank,
+        build_pooling(pooling, 4),
+        normalise,
+        DistillOptions(batch=4, **options),  # type: ignore[arg-type]
+        teacher_pooling=build_pooling(pooling, CHANNELS),
+        mirrored=True,
+        grid=GRID,
+        seed=0,
+        compute=CPU,
+    )
+
+
+def test_a_student_with_other_channels_learns_descriptors_of_one_length(tmp_path: Path) -> None:
+    bank = DrawnBank(descriptors=True)
+    work = unlike(bank, POOLING, maps=0.0, descriptors=1.0)
+    assert list(work.validate()) == ["cosine"]
+    before = _mean_loss(work)
+    train(work, LoopOptions(epochs=10, learning_rate=0.02), RunFolder(tmp_path / "run", {}))
+    assert _mean_loss(work) < before
+
+
+def test_a_student_with_other_channels_learns_distances(tmp_path: Path) -> None:
+    bank = DrawnBank()
+    work = unlike(bank, "gem", maps=0.0, pairs=1.0)
+    before, (name, score) = _mean_loss(work), *work.validate().items()
+    shard = bank.read(2)
+    with torch.no_grad():
+        shown = normalise(shard.views.permute(0, 3, 1, 2).float() / 255)
+        ours = TrainableDescriptor(build_pooling("gem", 4))(learner_of(4)(shown))
+        theirs = TrainableDescriptor(build_pooling("gem", CHANNELS))(shard.maps.permute(0, 3, 1, 2))
+    errors = [
+        float((ours[i] - ours[j]).square().sum() - (theirs[i] - theirs[j]).square().sum()) ** 2
+        for i in range(SHARD)
+        for j in range(i)
+    ]
+    assert name == "minus pair distance"
+    assert score == pytest.approx(-sum(errors) / len(errors), rel=1e-3)
+    train(work, LoopOptions(epochs=20, learning_rate=0.01), RunFolder(tmp_path / "run", {}))
+    assert _mean_loss(work) < 0.9 * before
+
+
+def test_what_cannot_be_compared_is_named() -> None:
+    with pytest.raises(InvalidOption, match="set the weight of maps to 0"):
+        unlike(DrawnBank(), POOLING)
+    with pytest.raises(InvalidOption, match=r"have 4 values, those of the teacher 6: .* pairs"):
+        unlike(DrawnBank(), "gem", maps=0.0, descriptors=1.0)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +262,7 @@ def test_a_bank_without_a_full_batch_is_refused() -> None:
             normalise,
             DistillOptions(batch=9),
             mirrored=False,
+            grid=GRID,
             seed=0,
             compute=CPU,
         )

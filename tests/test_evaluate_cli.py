@@ -103,6 +103,17 @@ def test_rows_that_the_trunk_cannot_run_are_named_and_the_others_are_run(
     assert rows["R-MAC, three resolutions, AQE 1, DBA 20"]["method"]["augmentation"] == 20
 
 
+def test_a_table_is_reproduced_on_its_own_trunk_unless_another_is_chosen(
+    tmp_path: Path, cache: str
+) -> None:
+    folder = oxford(tmp_path / "Oxford")
+    options = ("--reproduce", "dir", "--backbone", "auto", "--layer", "conv9")
+    report = cooc_json("evaluate", folder, *options, COOC_CACHE_DIR=cache)
+    reasons = {row["skipped"] for row in report["results"]}
+    assert len(reasons) == 1
+    assert "resnet101 has no layer 'conv9'" in reasons.pop()
+
+
 def test_all_that_was_done_is_in_the_table_and_in_json(tmp_path: Path, cache: str) -> None:
     folder = revisited(tmp_path / "roxford")
     run = ("evaluate", folder, "--pooling", "spoc", "--augmentation", 2, "--expansion", "alpha")

@@ -413,6 +413,9 @@ def test_a_filter_that_does_not_belong_is_refused(
     monkeypatch.setenv("COOC_WEIGHTS", "/no/such.pth")
     with pytest.raises(InvalidOption, match="maps of 7 channels, this trunk's have 512"):
         raise run("query.jpg", "--json", "--cooccurrence", "small.npy").exception or AssertionError
+    monkeypatch.delenv("COOC_BACKBONE")
+    with pytest.raises(InvalidOption, match=r"filter fits\.npy does not say .*--backbone"):
+        raise run("query.jpg", "--json", "--cooccurrence", "fits.npy").exception or AssertionError
 
 
 def test_the_program_has_the_command(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from engine.made.design import FAMILY, Picture, design
 from engine.made.kinds import KINDS
 from engine.made.lettering import lettering
 from engine.made.scenes import SCENES
-from engine.made.views import picture_view
+from engine.made.views import picture_view, side_for
 from engine.made.words import OBJECTS
 from engine.types import Pixels
 from tests.disks import fill, small_disk
@@ -223,6 +223,11 @@ def test_an_object_is_the_same_at_every_resolution() -> None:
             for p in (small, large)
         ]
         assert np.abs(pair[0] - pair[1]).mean() < 12, kind_of(number)
+
+
+def test_objects_are_drawn_as_large_as_their_pictures_need_up_to_a_bound() -> None:
+    sides = {(32, 40): 64, (240, 320): 256, (600, 800): 1024, (1280, 900): 1024, (2048, 64): 1024}
+    assert {size: side_for(size) for size in sides} == sides
 
 
 def test_every_kind_takes_its_turn() -> None:

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.backbones import build_trunk
+from engine.backbones.resnet import BatchNorm
 from engine.backbones.trunk import Trunk
 from engine.backbones.untrained import untrained_state
+from engine.errors import InvalidOption
 from engine.pooling import build_pooling
 from engine.training.grid import Grid, cells_of, grid_of, sample
 from engine.training.teacher import Teacher
@@ -32,12 +34,15 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
         ("vgg_lite", None),
         ("squeezenet1_1", "fire5"),
         ("squeezenet1_1", None),
+        ("resnet101", "layer2"),
     ],
 )
 def test_a_cell_lies_in_the_middle_of_what_it_sees(name: str, layer: str | None) -> None:
     made = build_trunk(name, layer)
     for parameter in made.parameters():
         nn.init.constant_(parameter, 0.01 if parameter.ndim > 1 else 0.0)
+    for norm in (m for m in made.modules() if isinstance(m, BatchNorm)):
+        nn.init.ones_(norm.weight)
     pools = [m for m in made.modules() if isinstance(m, nn.MaxPool2d)]
     hooks = [pool.register_forward_hook(_mean_pooling) for pool in pools]
     side = 480
@@ -58,7 +63,37 @@ def test_a_cell_lies_in_the_middle_of_what_it_sees(name: str, layer: str | None)
 def _mean_pooling(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     """In place of the maximum, whose gradient reaches one pixel only."""
     assert isinstance(module, nn.MaxPool2d)
-    return F.avg_pool2d(inputs[0], module.kernel_size, module.stride, ceil_mode=module.ceil_mode)
+    return F.avg_pool2d(
+        inputs[0], module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode
+    )
+
+
+def test_a_trunk_whose_branches_are_not_known_has_no_grid() -> None:
+    made = build_trunk("vgg_lite", "relu2")
+    made.stride = 8
+    with pytest.raises(InvalidOption, match=r"the cells of vgg_lite lie is not known"):
+        grid_of(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "side", "symmetric"),
+    [
+        ("vgg_lite", None, 160, True),
+        ("vgg_lite", None, 150, False),
+        ("vgg16", "relu3_3", 96, True),
+        ("resnet101", "layer1", 97, True),
+        ("resnet101", "layer1", 96, False),
+    ],
+)
+def test_cells_lie_symmetrically_or_not(
+    name: str, layer: str | None, side: int, symmetric: bool
+) -> None:
+    made = build_trunk(name, layer)
+    _, cells = cells_of(made, 64, side)
+    grid = grid_of(made)
+    assert grid.is_symmetric(cells, side) is symmetric
+    places = grid.centres(cells)
+    assert torch.equal(side - 1 - places.flip(0), places) is symmetric
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg_lite", "squeezenet1_1"])

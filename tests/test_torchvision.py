@@ -122,7 +122,7 @@ def activations(model: nn.Module, places: dict[str, nn.Module], images: Tensor) 
     return found
 
 
-@pytest.mark.parametrize("name", list(TRUNKS))
+@pytest.mark.parametrize("name", list(PLACES))
 def test_the_entries_are_those_of_torchvision(name: str, models: ModuleType) -> None:
     with torch.device("meta"):
         whole = getattr(models, name)(weights=None).state_dict()
@@ -136,7 +136,7 @@ def test_the_entries_are_those_of_torchvision(name: str, models: ModuleType) -> 
     assert TRUNKS[name].shapes() == theirs
 
 
-@pytest.mark.parametrize("name", list(TRUNKS))
+@pytest.mark.parametrize("name", list(PLACES))
 def test_every_layer_is_that_of_torchvision(name: str, models: ModuleType) -> None:
     # Of few classes: the classifier of VGG16 is drawn anew each time, and not looked at.
     model = getattr(models, name)(weights=None, num_classes=2).eval()

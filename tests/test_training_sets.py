@@ -15,7 +15,7 @@ from engine.errors import InvalidOption
 from engine.images import decode
 from engine.training import training_set as module
 from engine.training.components import connected
-from engine.training.training_set import Rows, TrainingSet, read_training_set
+from engine.training.training_set import Rows, TrainingSet, check_apart, read_training_set
 from tests import drawing
 
 
@@ -281,6 +281,16 @@ def test_a_folder_without_pairs_says_what_it_lacks(tmp_path: Path) -> None:
     assert read_training_set(tmp_path).things == 1
 
 
+def test_photos_to_learn_from_are_no_photos_to_validate_on(tmp_path: Path) -> None:
+    put(tmp_path / "one", "a/1.jpg", "a/2.jpg")
+    put(tmp_path / "two", "b/1.jpg", "b/2.jpg")
+    one, two = (read_training_set(tmp_path / name) for name in ("one", "two"))
+    check_apart(one, two)
+    (tmp_path / "two" / "b" / "3.jpg").symlink_to(tmp_path / "one" / "a" / "2.jpg")
+    with pytest.raises(InvalidOption, match=r"1 photos, e\.g\. .*b/3\.jpg, are both"):
+        check_apart(one, read_training_set(tmp_path / "two"))
+
+
 # gt.json
 
 
@@ -292,22 +302,23 @@ def judged(folder: Path, content: object, *photos: str) -> Path:
 
 def test_judged_photos_are_joined_by_their_positives(tmp_path: Path) -> None:
     content = {
-        "database": ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg"],
+        "database": ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.jpg"],
         "queries": {
-            "q.jpg": {"pos": ["c.jpg", "a.jpg"], "junk": ["f.jpg"]},
+            "q.jpg": {"pos": ["c.jpg", "a.jpg"], "junk": ["b.jpg", "e.jpg", "f.jpg"]},
             "c.jpg": {"pos": ["d.jpg", "c.jpg"]},
             "b.jpg": {"pos": ["e.jpg", "f.jpg"], "junk": ["f.jpg"]},
             "p.jpg": {"pos": []},
         },
     }
-    every = [f"{letter}.jpg" for letter in "abcdefqp"]
+    every = [f"{letter}.jpg" for letter in "abcdefgqp"]
     found = read_training_set(judged(tmp_path, content, *every))
-    assert found.names == tuple(every)
+    # f is junk and nothing else; b and e are so to one query only.
+    assert found.names == tuple(f"{letter}.jpg" for letter in "abcdegqp")
     assert found.files[0] == tmp_path / "images" / "a.jpg"
     assert things(found) == {
         frozenset({"q.jpg", "a.jpg", "c.jpg", "d.jpg"}),  # d over c
         frozenset({"b.jpg", "e.jpg"}),
-        frozenset({"f.jpg"}),  # junk only
+        frozenset({"g.jpg"}),
         frozenset({"p.jpg"}),
     }
     assert pairs(found) == [

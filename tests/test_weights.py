@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -20,10 +19,17 @@ from torch.nn.functional import interpolate
 from engine.backbones import build_trunk
 from engine.backbones import weights as module
 from engine.backbones.untrained import untrained_state
-from engine.backbones.weights import Published, download, load_weights, state_digest
+from engine.backbones.weights import (
+    Published,
+    choose_trunk,
+    download,
+    load_weights,
+    state_digest,
+)
 from engine.describer import Describer, DescriberOptions
 from engine.errors import InvalidOption, WeightsUnavailable
 
+BUNDLED_DIGEST = "ed1cae9e53e1d6eb7a993379307a511a35d1a7ec81ab518bcd8a25e6a9f69a3c"
 SQUEEZENET = DescriberOptions(backbone="squeezenet1_1", pooling="spoc", max_side=64)
 
 
@@ -337,8 +343,21 @@ def test_the_digest_of_a_file_stays_what_indexes_have_stored(shared_data: Path) 
     assert digest == "ce3f4dcb95502eb82271d9468819f4f1f5bc6e97c2629a31d784931ff5e3eecf"
 
 
-def test_no_weights_are_bundled() -> None:
-    with pytest.raises(WeightsUnavailable, match="use 'imagenet', 'untrained' or a file"):
+def test_bundled_weights_fit_their_trunk_and_say_where_they_come_from() -> None:
+    weights = load_weights("vgg_lite", "bundled")
+    assert (weights.name, weights.trained) == ("bundled", True)
+    assert "ship with the package" in weights.notice
+    build_trunk("vgg_lite").load(weights.state)
+    assert all(bool(torch.isfinite(value).all()) for value in weights.state.values())
+    assert module.BUNDLED["vgg_lite"].stat().st_size < 12_000_000
+
+
+def test_the_digest_of_the_bundled_weights_is_what_indexes_have_stored() -> None:
+    assert load_weights("vgg_lite", "bundled").digest == BUNDLED_DIGEST
+
+
+def test_a_trunk_without_bundled_weights_is_named_with_the_remedy() -> None:
+    with pytest.raises(WeightsUnavailable, match=r"squeezenet1_1 are bundled, only of vgg_lite"):
         load_weights("squeezenet1_1", "bundled")
 
 
@@ -491,21 +510,105 @@ def test_auto_takes_published_weights_where_it_can(
     assert (weights.name, weights.digest) == ("imagenet", state_digest(state))
 
 
-def test_auto_falls_back_to_untrained_weights_and_says_so(
-    tmp_path: Path,
-    nobody: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_trunk_that_was_chosen_is_not_exchanged_for_another(
+    tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(monkeypatch, Published(nobody, "0123abcd"))
-    with caplog.at_level(logging.WARNING):
-        weights = load_weights("squeezenet1_1", "auto", cache_dir=tmp_path)
-    assert (weights.name, weights.trained) == ("untrained", False)
-    assert weights.digest == state_digest(untrained_state("squeezenet1_1"))
-    assert "near-duplicates" in weights.notice
-    assert "COOC_WEIGHTS" in weights.notice
-    assert weights.notice in caplog.text
-    assert f"cannot download {nobody}" in caplog.text
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", Published(nobody, "0123abcd"))
+    remedy = "or leave COOC_BACKBONE and COOC_WEIGHTS at auto: then the bundled vgg_lite is used"
+    for backbone, spec in (
+        ("squeezenet1_1", "auto"),
+        ("vgg16", "auto"),
+        ("vgg16", "imagenet"),
+        ("auto", "imagenet"),
+    ):
+        with pytest.raises(WeightsUnavailable, match=f"cannot download {nobody}.*{remedy}"):
+            choose_trunk(backbone, spec, cache_dir=tmp_path)
+
+
+def test_without_network_auto_is_the_bundled_trunk_and_says_so(
+    tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", Published(nobody, "0123abcd"))
+    backbone, weights = choose_trunk("auto", "auto", layer="relu4+relu5", cache_dir=tmp_path)
+    assert (backbone, weights.name, weights.trained) == ("vgg_lite", "bundled", True)
+    assert weights.fallback
+    assert f"weights of vgg16 could not be had (cannot download {nobody}" in weights.notice
+    assert weights.notice.endswith("using the weights of vgg_lite that ship with the package")
+    for chosen, spec in (("vgg_lite", "auto"), ("auto", "bundled")):  # somebody's own choice
+        assert not choose_trunk(chosen, spec, cache_dir=tmp_path)[1].fallback
+
+
+def test_a_damaged_download_is_why_the_bundled_trunk_is_used(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = files.published("vgg16.pth", b"damaged", sha256="0123abcd")
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", published)
+    backbone, weights = choose_trunk("auto", "auto", cache_dir=tmp_path)
+    assert (backbone, weights.fallback) == ("vgg_lite", True)
+    assert "not 0123abcd: the download is damaged" in weights.notice
+
+
+@pytest.mark.parametrize("layer", ["pool5", "relu4_3+pool5"])
+def test_a_layer_that_the_bundled_trunk_does_not_have_rules_it_out(
+    tmp_path: Path, nobody: str, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", Published(nobody, "0123abcd"))
+    with pytest.raises(WeightsUnavailable) as caught:
+        choose_trunk("auto", "auto", layer=layer, cache_dir=tmp_path)
+    message = str(caught.value)
+    assert f"cannot download {nobody}" in message
+    assert "leave COOC_LAYER out: then the bundled vgg_lite is used" in message
+    assert f"which has no layer {layer!r}" in message
+
+
+def test_with_network_auto_is_vgg16_with_published_weights(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = files.published("vgg16.pth", pth(untrained_state("vgg16", seed=2)))
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", published)
+    backbone, weights = choose_trunk("auto", "auto", cache_dir=tmp_path)
+    assert (backbone, weights.name) == ("vgg16", "imagenet")
+
+
+def test_weights_decide_a_trunk_that_was_left_open(tmp_path: Path) -> None:
+    assert choose_trunk("auto", "bundled")[0] == "vgg_lite"
+    assert choose_trunk("vgg_lite", "auto")[1].name == "bundled"
+    for name in ("vgg_lite", "squeezenet1_1", "resnet101"):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(untrained_state(name, seed=1), path)
+        backbone, weights = choose_trunk("auto", str(path))
+        assert (backbone, weights.name) == (name, str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("vgg16", "relu1_2"), ("vgg16", "relu4_3"), ("squeezenet1_1", "fire2"), ("vgg_lite", "relu2")],
+)
+def test_the_beginning_of_a_trunk_is_known_for_what_it_is(
+    tmp_path: Path, name: str, layer: str
+) -> None:
+    path = tmp_path / "cut.safetensors"
+    kept = build_trunk(name, layer).state_dict().keys()
+    whole = untrained_state(name, seed=1)
+    save_file({entry: whole[entry] for entry in kept}, path)
+    assert choose_trunk("auto", str(path))[0] == name
+
+
+@pytest.mark.parametrize("change", ["shape", "entry", "beginning"])
+def test_weights_of_no_trunk_are_not_taken_for_one(
+    tmp_path: Path, state: dict[str, Tensor], change: str
+) -> None:
+    if change == "shape":
+        state["features.12.squeeze.bias"] = torch.zeros(7)
+    elif change == "entry":
+        state["features.99.weight"] = torch.zeros(7)
+    else:
+        del state["features.0.weight"]
+    save_file(state, tmp_path / "mine.safetensors")
+    message = r"mine.safetensors' fit none of vgg16, .*, vgg_lite; choose --backbone"
+    with pytest.raises(WeightsUnavailable, match=message):
+        choose_trunk("auto", str(tmp_path / "mine.safetensors"))
 
 
 # Untrained weights

@@ -33,11 +33,7 @@ def version(state: StateDep) -> VersionOut:
     return VersionOut(
         name="co-occurrence image search",
         version=__version__,
-        weights=WeightsOut(
-            name=weights.name, trained=weights.trained, digest=weights.digest, notice=weights.notice
-        )
-        if weights
-        else None,
+        weights=WeightsOut.of(weights) if weights else None,
         backbone=searcher.recipe.backbone if searcher else None,
         pooling=searcher.recipe.pooling if searcher else None,
         cooccurrence=LearnedOut.of(service.learned.cooccurrence) if service else None,

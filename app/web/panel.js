@@ -27,7 +27,8 @@ export function makePanel({ onChanged }) {
     index = next;
     byId("facts").replaceChildren(...factsOf(index, version).map(fact));
     byId("panel-brief").textContent = brief(index);
-    showText(byId("panel-advice"), advice(index));
+    showText(byId("panel-advice"), advice(index, version));
+    byId("panel-note").hidden = Boolean(version.projection);
     showButtons();
   }
 
@@ -117,9 +118,10 @@ function brief({ count: images, generation, unfitted }) {
   return unfitted ? `${photos}, ${number(unfitted)} since the last build` : photos;
 }
 
-function advice({ count: images, generation, unfitted }) {
+function advice({ count: images, generation, unfitted }, { projection }) {
   if (!images) return "The collection is empty: add photos first, then build.";
-  if (!unfitted) return "";
+  // A trained projection serves from the first photo on; a build fits none.
+  if (!unfitted || projection) return "";
   const which = generation
     ? `${count(unfitted, "photo")} ${unfitted === 1 ? "was" : "were"} added after the last build`
     : `${count(unfitted, "photo")} ${unfitted === 1 ? "waits" : "wait"} for a first build`;
@@ -130,18 +132,22 @@ function factsOf(index, version) {
   const recipe = index.recipe;
   return [
     ["Photos", number(index.count)],
-    ["Fitted", `${number(index.fitted)} fitted, ${number(index.unfitted)} not`],
+    ["Fitted", version.projection ? "–" : `${number(index.fitted)} fitted, ${number(index.unfitted)} not`],
     ["Generation", index.generation ? number(index.generation) : "not built yet"],
     ["Vector length", `${number(index.dim)}${index.projected ? "" : " (not projected)"}`],
     ["Explained variance", index.generation && index.projected ? percent(index.explained_variance) : "–"],
     ["Size in memory", megabytes(index.bytes)],
     ["Built", index.built_at ? moment(index.built_at) : "–"],
     ["Model", `${recipe.backbone} ${recipe.layer}, ${recipe.pooling}`],
+    ...trained("Trained projection", version.projection),
+    ...trained("Trained filter", version.cooccurrence),
     ["Precision", index.precision],
     ["Device", version.device ?? "–"],
     ["Fingerprint", `${index.fingerprint.slice(0, 12)}…`, index.fingerprint],
   ];
 }
+
+const trained = (name, file) => (file ? [[name, file.name, file.digest]] : []);
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 

@@ -56,9 +56,9 @@ function showAvailability(failure) {
 }
 
 function showNotice(weights) {
-  const untrained = weights?.trained === false;
-  showText(byId("weights-notice-text"), untrained ? weights.notice : "");
-  byId("weights-notice").hidden = !untrained;
+  const wanting = Boolean(weights && (!weights.trained || weights.fallback));
+  showText(byId("weights-notice-text"), wanting ? sentence(weights.notice) : "");
+  byId("weights-notice").hidden = !wanting;
 }
 
 function showState(version, index) {

@@ -6,12 +6,14 @@ from engine.backbones.resnet import ResNet101
 from engine.backbones.squeezenet import SqueezeNet11
 from engine.backbones.trunk import Trunk
 from engine.backbones.vgg import VGG16
+from engine.backbones.vgg_lite import VGGLite
 from engine.errors import InvalidOption
 
 TRUNKS: dict[str, type[Trunk]] = {
     "vgg16": VGG16,
     "squeezenet1_1": SqueezeNet11,
     "resnet101": ResNet101,
+    "vgg_lite": VGGLite,
 }
 
 

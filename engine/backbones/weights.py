@@ -7,23 +7,28 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import torch
 from torch import Tensor
 
+from engine.backbones import TRUNKS
 from engine.backbones.untrained import untrained_state
 from engine.backbones.weight_files import Preprocessing, read_state
 from engine.errors import InvalidOption, WeightsUnavailable
 
 __all__ = [
+    "AUTO",
+    "BUNDLED",
+    "NAMED",
     "PUBLISHED",
     "Preprocessing",
     "Progress",
     "Published",
     "Weights",
+    "choose_trunk",
     "default_cache_dir",
     "download",
     "load_weights",
@@ -41,11 +46,12 @@ class Weights:
     """Parameters of one trunk.
 
     Attributes:
-        name: how to ask for them again: `imagenet`, `untrained`, or the path of a file.
+        name: how to ask for them again: `imagenet`, `bundled`, `untrained`, or the path of a file.
         digest: SHA-256 over names, shapes and values, and over `preprocessing` where it is not
             the usual one; the same for every file format.
-        trained: False for the seeded fallback, which only finds copies and near-duplicates.
+        trained: False for seeded parameters, which only find copies and near-duplicates.
         notice: one sentence for people, shown in the log, on `/version` and on the page.
+        fallback: whether `auto` had to make do with them; `notice` says why.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Weights:
     preprocessing: Preprocessing
     trained: bool
     notice: str
+    fallback: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,16 @@ PUBLISHED = {
 }
 
 
+BUNDLED = {"vgg_lite": Path(__file__).parent / "bundled" / "vgg_lite.safetensors"}
+"""Weights that ship with the package, by trunk; see `docs/bundled-weights.md`."""
+
+AUTO = "auto"
+NAMED = (AUTO, "imagenet", "bundled", "untrained")
+"""Specs of weights that are no files."""
+PREFERRED = "vgg16"
+"""The paper's trunk: what `auto` means where its ImageNet weights can be had."""
+
+
 def default_cache_dir() -> Path:
     """`~/.cache/cooc`: where downloaded weights are kept."""
     return Path.home() / ".cache" / "cooc"
@@ -96,9 +113,9 @@ def load_weights(
 
     Args:
         backbone: name of the trunk.
-        spec: `imagenet` (published torchvision weights, cached or downloaded), `untrained`
-            (seeded), a path to a .safetensors, .pth or .pt file, or `auto`: imagenet if cached
-            or downloadable, else untrained.
+        spec: `imagenet` (published torchvision weights, cached or downloaded), `bundled` (shipped
+            with the package, of `vgg_lite`), `untrained` (seeded), a path to a .safetensors, .pth
+            or .pt file, or `auto`: bundled if there are any, else imagenet.
         connect_timeout_s: seconds until a missing network is taken for granted.
 
     Raises: WeightsUnavailable with the remedy, InvalidOption for a spec that is none of these.
@@ -108,24 +125,105 @@ def load_weights(
         return _imagenet(backbone, folder, connect_timeout_s, progress)
     if spec == "untrained":
         return _untrained(backbone)
-    if spec == "bundled":
-        raise WeightsUnavailable(
-            "no weights are bundled with this version; use 'imagenet', 'untrained' or a file"
-        )
-    if spec == "auto":
-        try:
-            return _imagenet(backbone, folder, connect_timeout_s, progress)
-        except WeightsUnavailable as error:
-            log.warning("%s", error)
-            weights = _untrained(backbone)
-            log.warning("%s", weights.notice)
-            return weights
+    if spec == "bundled" or (spec == AUTO and backbone in BUNDLED):
+        return _bundled(backbone)
+    if spec == AUTO:
+        return _imagenet(backbone, folder, connect_timeout_s, progress)
     path = Path(spec).expanduser()
     if not path.is_file():
         raise InvalidOption(
-            f"weights {spec!r} are neither 'auto', 'imagenet', 'untrained' nor an existing file"
+            f"weights {spec!r} are neither 'auto', 'imagenet', 'bundled', 'untrained' nor an "
+            "existing file"
         )
     return _from_file(path.resolve())
+
+
+def choose_trunk(
+    backbone: str,
+    spec: str,
+    *,
+    layer: str | None = None,
+    cache_dir: Path | None = None,
+    connect_timeout_s: float = 3.0,
+    progress: Progress | None = None,
+) -> tuple[str, Weights]:
+    """Trunk and weights where either may be left to us.
+
+    Args:
+        backbone: a trunk, or `auto`: the one that a file given as `spec` fits. With `auto` weights
+            that is the paper's VGG16 with ImageNet weights if they are cached or can be
+            downloaded, else the trunk whose weights ship with the package.
+        spec: as for `load_weights`.
+        layer: as `build_trunk` takes it; one that the bundled trunk does not have rules it out.
+
+    Raises: WeightsUnavailable, InvalidOption.
+    """
+    fallback = next(iter(BUNDLED))
+    chosen = backbone
+    if backbone == AUTO:
+        chosen = fallback if spec == "bundled" else PREFERRED
+        if spec not in NAMED:
+            weights = load_weights(chosen, spec)
+            return _fitting(weights), weights
+    try:
+        weights = load_weights(
+            chosen,
+            spec,
+            cache_dir=cache_dir,
+            connect_timeout_s=connect_timeout_s,
+            progress=progress,
+        )
+    except WeightsUnavailable as error:
+        if spec not in (AUTO, "imagenet"):
+            raise
+        if backbone != AUTO or spec != AUTO:
+            raise WeightsUnavailable(
+                f"{error}; or leave COOC_BACKBONE and COOC_WEIGHTS at auto: then the bundled "
+                f"{fallback} is used"
+            ) from error
+        if layer is not None and not set(layer.split("+")) <= set(TRUNKS[fallback].layers):
+            raise WeightsUnavailable(
+                f"{error}; or leave COOC_LAYER out: then the bundled {fallback} is used, which "
+                f"has no layer {layer!r}"
+            ) from error
+        bundled = _bundled(fallback)
+        notice = f"ImageNet weights of {chosen} could not be had ({error}): using {bundled.notice}"
+        return fallback, replace(bundled, notice=notice, fallback=True)
+    return chosen, weights
+
+
+def _fitting(weights: Weights) -> str:
+    """The trunk that parameters of these names and shapes are of, or are the beginning of.
+
+    Raises: WeightsUnavailable if there is none.
+    """
+    for name, trunk in TRUNKS.items():
+        own = trunk.shapes()
+        with torch.device("meta"):
+            first = trunk(trunk.layers[0]).state_dict()
+        needed = {key for key in first if not key.endswith(".num_batches_tracked")}
+        if needed <= weights.state.keys() and all(
+            own.get(key) == value.shape for key, value in weights.state.items()
+        ):
+            return name
+    raise WeightsUnavailable(
+        f"weights {weights.name!r} fit none of {', '.join(TRUNKS)}; choose --backbone to see what "
+        "does not fit"
+    )
+
+
+def _bundled(backbone: str) -> Weights:
+    if backbone not in BUNDLED:
+        raise WeightsUnavailable(
+            f"no weights of {backbone} are bundled, only of {', '.join(BUNDLED)}; use 'imagenet' "
+            "or a file, or choose that backbone"
+        )
+    weights = _from_file(BUNDLED[backbone])
+    return replace(
+        weights,
+        name="bundled",
+        notice=f"the weights of {backbone} that ship with the package",
+    )
 
 
 def _from_file(path: Path) -> Weights:
@@ -153,8 +251,8 @@ def _untrained(backbone: str) -> Weights:
         trained=False,
         notice=(
             f"The {backbone} trunk is untrained: it finds copies, crops and near-duplicates, "
-            "not other photos of the same object. For those, set COOC_WEIGHTS to a file of "
-            "ImageNet weights, or start once with network access."
+            "not other photos of the same object. For those, leave COOC_WEIGHTS and "
+            "COOC_BACKBONE at auto, or set COOC_WEIGHTS to a file."
         ),
     )
 

@@ -18,7 +18,7 @@ def kind_of(number: int) -> str:
     return list(KINDS)[family(number) % len(KINDS)]
 
 
-# Few: at 2,048 pixels an object takes 16 MB. Views of an instance come one after another.
+# Few: at 1,024 pixels an object takes 4 MB. Views of an instance come one after another.
 @lru_cache(maxsize=32)
 def drawn_object(seed: int, number: int, side: int = SIDE) -> Picture:
     """The object with that number. Its pictures are shared: do not draw on them.

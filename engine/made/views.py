@@ -80,9 +80,13 @@ def check_options(*, seed: int, size: Size, difficulty: float) -> None:
 
 
 def side_for(size: Size) -> int:
-    """Pixels at which objects are drawn for pictures of that size: a power of two."""
+    """Pixels at which objects are drawn for pictures of that size: a power of two.
+
+    At most 1,024: on the way to it they are drawn at twice that, and each doubling takes four
+    times as long.
+    """
     side = 64
-    while side < 0.8 * max(size):
+    while side < min(0.8 * max(size), 1024):
         side *= 2
     return side
 

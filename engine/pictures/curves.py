@@ -31,7 +31,7 @@ def training_curves(entries: Sequence[dict[str, Any]], *, title: str, kind: str 
     values = [entry["loss"] for entry in losses]
     curve.plot(steps, values, color=COLOURS[0], linewidth=0.6, alpha=0.35)
     curve.plot(steps, _smoothed(values), color=COLOURS[0], linewidth=1.4)
-    if values and min(values) > 0:
+    if values and max(values) > 4 * min(values) > 0:
         curve.set_yscale("log")
     rate = _axes(page, 3.25, 0.7, "learning rate")
     rate.plot(steps, [entry["learning_rate"] for entry in losses], color=SOFT, linewidth=1.0)
@@ -53,6 +53,7 @@ def training_curves(entries: Sequence[dict[str, Any]], *, title: str, kind: str 
 def _axes(page: Page, top: float, height: float, label: str) -> Axes:
     axes = page.axes(0.95, top, 7.7, height)
     axes.set_ylabel(label, fontsize=LABEL, color=INK)
+    axes.yaxis.set_label_coords(-0.085, 0.5)  # one below the other, however wide the numbers
     axes.xaxis.set_major_locator(MaxNLocator(8))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=SMALL, colors=SOFT)

@@ -22,14 +22,17 @@ from engine.backbones.trunk import Trunk
 from engine.errors import EngineError, InvalidOption
 from engine.pooling import Pooling
 from engine.storage import storage_errors, write_atomically
+from engine.training.folder_lock import FolderLock, make_folder
 from engine.training.grid import cells_of, grid_of
 from engine.training.photos import read_photo
 from engine.training.seeds import generator
 from engine.training.teacher import Teacher
+from engine.training.training_set import Rows
 from engine.training.views import Size, distort, views
+from engine.types import Pixels
 
 MAX_SIDE = 320
-"""Photos are decoded to at most this; views are smaller."""
+"""Photos are decoded to at most this, or more for views above 192 pixels: see `_decoded_side`."""
 
 Normalise = Callable[[Tensor], Tensor]
 """(B, 3, H, W) in [0, 1] to the input of a trunk."""
@@ -116,63 +119,79 @@ def build_bank(
 ) -> tuple[Bank, dict[str, str]]:
     """Make what is missing of a bank.
 
-    Photos that cannot be read are left out: others take their places.
+    Photos that cannot be read are left out: the next ones take their places.
 
     Args:
         student: whose grid the maps are to have; it is not run.
         recipe: what decides the targets (teacher, photos); a folder of another one is refused.
         pooling: keep the teacher's descriptors by it as well.
 
-    Returns: the bank, and why each photo that was left out cannot be read, by its path.
-    Raises: InvalidOption, StorageFull.
+    Returns: the bank, and why each photo that was left out cannot be read, by its path; of shards
+        that were there already nothing is said.
+    Raises: InvalidOption, also while another process makes the bank; StorageFull.
     """
     bank = Bank(folder, options)
     with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # Not the count: a bank may grow.
-        _claim(folder, {**recipe, **asdict(options), "count": None})
-        order = generator(options.seed, 0).permutation(len(photos))
-        faulty: dict[str, str] = {}
-        for shard in range(options.shards):
-            if not bank.file(shard).is_file():
-                first = shard * options.shard
-                rows = [order[(first + k) % len(order)] for k in range(options.shard)]
-                _make(
-                    bank,
-                    shard,
-                    [photos[row] for row in rows],
-                    teacher,
-                    student,
-                    normalise,
-                    pooling,
-                    faulty,
-                )
-            if report:
-                report(min((shard + 1) * options.shard, options.count), options.count)
+        make_folder(folder)
+        with FolderLock(folder):
+            # Not the count: a bank may grow.
+            _claim(folder, {**recipe, **asdict(options), "count": None})
+            order = generator(options.seed, 0).permutation(len(photos))
+            faulty: dict[str, str] = {}
+            for shard in range(options.shards):
+                if not bank.file(shard).is_file():
+                    found = _photos(photos, order, shard, options, faulty)
+                    _make(bank, shard, found, teacher, student, normalise, pooling)
+                if report:
+                    report(min((shard + 1) * options.shard, options.count), options.count)
     return bank, faulty
+
+
+def _decoded_side(options: BankOptions) -> int:
+    """Views show parts of photos, which need some more pixels than they have."""
+    return max(MAX_SIDE, 5 * max(max(size) for size in options.sizes) // 3)
+
+
+def _photos(
+    files: Sequence[Path],
+    order: Rows,
+    shard: int,
+    options: BankOptions,
+    faulty: dict[str, str],
+) -> list[Pixels]:
+    """A shard full of photos: from its place in `order` on, around, those that can be read.
+
+    What is wrong with others is added to `faulty`. Raises: InvalidOption where none can be read.
+    """
+    found: list[Pixels] = []
+    side = _decoded_side(options)
+    place, missed = shard * options.shard, 0
+    while len(found) < options.shard:
+        file = files[order[place % len(order)]]
+        photo = read_photo(file, max_side=side)
+        if isinstance(photo, EngineError):
+            faulty[str(file)] = str(photo)
+            missed += 1
+            if missed == len(order):
+                raise InvalidOption(f"none of {missed} photos can be read, e.g. {file}: {photo}")
+        else:
+            found.append(photo)
+            missed = 0
+        place += 1
+    return found
 
 
 def _make(
     bank: Bank,
     shard: int,
-    files: Sequence[Path],
+    photos: Sequence[Pixels],
     teacher: Teacher,
     student: Trunk,
     normalise: Normalise,
     pooling: Pooling | None,
-    faulty: dict[str, str],
 ) -> None:
     size, seed = bank.size(shard), bank.options.seed
     onto, cells = grid_of(student), cells_of(student, *size)
-    photos = []
-    for file in files:
-        photo = read_photo(file, max_side=MAX_SIDE)
-        if isinstance(photo, EngineError):
-            faulty[str(file)] = str(photo)
-        else:
-            photos.append(photo)
-    if not photos:
-        raise InvalidOption(f"none of {len(files)} photos can be read, e.g. {files[0]}")
     seen, maps, descriptors = [], [], []
     for start in range(0, len(photos), 50):
         clean = views(photos[start : start + 50], seed, 1, shard, start, size=size)
@@ -198,7 +217,13 @@ def _claim(folder: Path, recipe: dict[str, object]) -> None:
     if not file.is_file():
         write_atomically(file, text.encode())
         return
-    stored, wanted = json.loads(file.read_text()), json.loads(text)
+    wanted = json.loads(text)
+    try:
+        stored = {**json.loads(file.read_text())}
+    except (ValueError, TypeError) as error:
+        raise InvalidOption(
+            f"{file} is damaged: {error}; choose another folder, or delete this one"
+        ) from error
     other = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
     if other:
         name = other[0]

@@ -10,6 +10,10 @@ from torch.nn import functional as F
 
 from engine.backbones.squeezenet import Fire
 from engine.backbones.trunk import Trunk
+from engine.errors import InvalidOption
+
+SHORTCUT = "downsample"
+"""Of a residual block."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +27,33 @@ class Grid:
         """(cells,) float32 pixels."""
         return self.first + self.stride * torch.arange(cells, dtype=torch.float32)
 
+    def is_symmetric(self, cells: int, side: int) -> bool:
+        """Whether cells lie in a mirrored image of `side` pixels where they lie in the image."""
+        return 2 * self.first + self.stride * (cells - 1) == side - 1
+
 
 def grid_of(trunk: Trunk) -> Grid:
-    """The grid of the deepest map of a trunk without branches of different size."""
+    """The grid of the deepest map of a trunk.
+
+    Shortcuts are passed over: what they lead around decides where a cell lies.
+
+    Raises: InvalidOption for a trunk whose branches this does not know.
+    """
     first, stride = 0.0, 1
-    for module in trunk.modules():
+    for name, module in trunk.named_modules():
+        if SHORTCUT in name.split("."):
+            continue
         if isinstance(module, Fire | nn.Sequential | Trunk):
             continue
         if isinstance(module, nn.Conv2d | nn.MaxPool2d):
             size, step, padding = (_side(value) for value in _geometry(module))
             first += ((size - 1) / 2 - padding) * stride
             stride *= step
+    if stride != trunk.stride:
+        raise InvalidOption(
+            f"where the cells of {trunk.name} lie is not known (stride {trunk.stride}, not "
+            f"{stride}); choose another trunk"
+        )
     return Grid(first, stride)
 
 

@@ -133,16 +133,23 @@ def train(
 ) -> Outcome:
     """Train until the last epoch or until validation gets no better.
 
-    Resumes where the newest checkpoint of the run stands; the weights at the end are those of an
-    unbroken run, bit for bit on the same machine.
+    Resumes where the newest checkpoint of the run stands; on a CPU the weights at the end are those
+    of an unbroken run, bit for bit on the same machine. GPUs add in an order of their own.
 
     Args:
         checkpoint_s: seconds between checkpoints within an epoch; one is made after each epoch.
         log_steps: steps between lines of the log.
 
-    Raises: TrainingFailed where a loss or gradient is not finite; the newest checkpoint stays.
+    Raises: TrainingFailed where a loss or gradient is not finite, or the device has too little
+        memory; the newest checkpoint stays.
     """
-    return _Loop(task, options, run, checkpoint_s, log_steps, report).run_all()
+    try:
+        return _Loop(task, options, run, checkpoint_s, log_steps, report).run_all()
+    except torch.OutOfMemoryError as error:
+        raise TrainingFailed(
+            f"the device has too little memory ({error}): begin in a new folder with a smaller "
+            "--batch (or, of a metric, fewer --things)"
+        ) from error
 
 
 class _Loop:
@@ -189,7 +196,8 @@ class _Loop:
             self.run.draw()
             stopped = self._exhausted()
         assert self.best is not None  # validated before the first epoch
-        return Outcome(*self.best, stopped_early=stopped, seconds=self._elapsed())
+        early = stopped and self.epoch < self.options.epochs
+        return Outcome(*self.best, stopped_early=early, seconds=self._elapsed())
 
     def _step(self) -> None:
         number = self.epoch * self.task.steps + self.step
@@ -239,6 +247,8 @@ class _Loop:
         return self.epoch - 1 - self.best[1] >= self.options.patience
 
     def _save(self) -> None:
+        if not all(bool(weights.isfinite().all()) for weights in self.parameters):
+            raise self._failure("a weight is not finite", self.options.learning_rate)
         self.run.save(
             Checkpoint(
                 epoch=self.epoch,

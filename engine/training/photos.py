@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def find_photos(folders: Iterable[Path]) -> list[Path]:
             )
         found += here
     return found
+
+
+def photos_digest(files: Iterable[Path]) -> str:
+    """SHA-256 over names and sizes of files, in this order; their folder does not count."""
+    found = hashlib.sha256()
+    for file in files:
+        try:
+            size = file.stat().st_size
+        except OSError:  # gone meanwhile: whoever reads it will say so
+            size = -1
+        found.update(f"{file.name}\0{size}\0".encode(errors="surrogateescape"))
+    return found.hexdigest()
 
 
 def read_photo(path: Path, *, max_side: int) -> Pixels | EngineError:

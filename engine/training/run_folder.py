@@ -1,6 +1,7 @@
 """The folder of one run of training: what was asked for, what happened, where it stands.
 
 config.json   what decides the result
+training.lock held by the process that trains
 log.jsonl     a line for every few steps and for every validation
 curves.png    the log as a picture
 last.pt       the newest checkpoint, from which the run goes on
@@ -13,21 +14,35 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from engine.errors import InvalidOption, TrainingFailed
 from engine.pictures import training_curves
 from engine.storage import storage_errors, write_atomically
+from engine.training.folder_lock import FILE as LOCK_FILE
+from engine.training.folder_lock import FolderLock, make_folder
 from engine.types import Json
 
 VERSION = 1
+BESIDE = "beside"
 
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    struct.error,
+    pickle.UnpicklingError,
+)
 """What `torch.load` raises on files that are damaged or something else."""
 
 
@@ -55,31 +70,58 @@ class Checkpoint:
 
 
 class RunFolder:
-    """Files of one run; every one is written whole or not at all."""
+    """Files of one run; every one is written whole or not at all.
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = False) -> None:
+    The folder is held until the end of a `with`, or as long as something refers to this.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        beside: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
         """Begin a run, or open the one to resume.
+
+        A run of which there is nothing but its config, as where its input was of no use, is begun
+        anew.
 
         Args:
             config: plain values, all that decides the result.
+            beside: plain values that do not, kept for those who resume the run; see
+                `stored_beside`.
             resume: go on with the run that is there; without one, begin.
 
-        Raises: InvalidOption if there is a run already and `resume` is not asked for;
-            TrainingFailed if the run there has another config; StorageFull, StorageReadOnly.
+        Raises: InvalidOption if there is a run already and `resume` is not asked for, or another
+            process trains in the folder; TrainingFailed if the run there has another config;
+            StorageFull, StorageReadOnly.
         """
         self.path = path
         self.config: Json = json.loads(json.dumps(dict(config)))
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-            if self.config_file.is_file():
+            make_folder(path)
+            there = self.config_file.is_file()
+            if not there and any(_is_content(entry) for entry in path.iterdir()):
+                raise InvalidOption(
+                    f"{path} is neither empty nor a run of training; choose another folder"
+                )
+            self._lock = FolderLock(path)
+            # Folders hold what was made of the input: each has a recipe of its own.
+            if there and any(_is_content(entry) and entry.is_file() for entry in path.iterdir()):
                 self._check(resume)
             else:
-                if any(path.iterdir()):
-                    raise InvalidOption(
-                        f"{path} is neither empty nor a run of training; choose another folder"
-                    )
-                text = json.dumps({"version": VERSION, **self.config}, indent=1)
+                content = {"version": VERSION, **self.config, BESIDE: dict(beside or {})}
+                text = json.dumps(content, indent=1)
                 write_atomically(self.config_file, text.encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let another process train in the folder."""
+        self._lock.__exit__(*error)
 
     @property
     def config_file(self) -> Path:
@@ -121,14 +163,14 @@ class RunFolder:
         if not self.last_file.is_file():
             self._cut_log(0)
             return None
-        content = self._read(self.last_file)
+        names = Checkpoint.__dataclass_fields__
+        content = self._read(self.last_file, names)
         if content["config"] != self.config:
             raise TrainingFailed(
                 f"{self.last_file} is a checkpoint of another recipe "
                 f"({'; '.join(_differences(content['config'], self.config))}); "
                 "put it back where it belongs, or begin in a new folder"
             )
-        names = Checkpoint.__dataclass_fields__
         checkpoint = Checkpoint(**{name: content[name] for name in names})
         self._cut_log(checkpoint.log_bytes)
         return checkpoint
@@ -145,7 +187,7 @@ class RunFolder:
 
     def load_best(self) -> Json:
         """`model`, `epoch` and `scores` of the best validation. Raises: TrainingFailed."""
-        return self._read(self.best_file)
+        return self._read(self.best_file, ("model", "epoch", "scores"))
 
     def draw(self) -> None:
         """`curves.png` of the log so far."""
@@ -160,9 +202,10 @@ class RunFolder:
                 "or choose another folder"
             )
         try:
-            stored = json.loads(self.config_file.read_text())
+            stored = _object(self.config_file)
         except ValueError as error:
             raise TrainingFailed(f"{self.config_file} is damaged: {error}") from error
+        stored.pop(BESIDE, None)
         version = stored.pop("version", None)
         if version != VERSION:
             raise TrainingFailed(
@@ -181,12 +224,15 @@ class RunFolder:
         with storage_errors(self.path):
             write_atomically(path, buffer.getvalue())
 
-    def _read(self, path: Path) -> Json:
+    def _read(self, path: Path, names: Iterable[str]) -> Json:
         try:
             # weights_only: a pickle may otherwise run any code.
             content: Json = torch.load(path, map_location="cpu", weights_only=True)
             if content["version"] != VERSION:
                 raise ValueError(f"it has version {content['version']}, not {VERSION}")
+            missing = [name for name in ("config", *names) if name not in content]
+            if missing:
+                raise ValueError(f"it has no {missing[0]!r}")
         except _UNREADABLE as error:
             raise TrainingFailed(f"cannot read the checkpoint {path}: {error}") from error
         return content
@@ -195,20 +241,52 @@ class RunFolder:
         """Forget lines of steps that will be made again."""
         if self.log_file.is_file():
             with storage_errors(self.path):
-                os.truncate(self.log_file, size)
+                # After a power cut it may be shorter than it was; `truncate` would fill it up.
+                os.truncate(self.log_file, min(size, self.log_bytes()))
+
+
+def _is_content(entry: Path) -> bool:
+    """Whether a run has left more than its config; cut off at once it leaves a part of that."""
+    return entry.suffix != ".part" and entry.name not in ("config.json", LOCK_FILE)
 
 
 def stored_config(path: Path) -> Json:
     """What the run in a folder was asked for. Raises: InvalidOption if there is none."""
+    config = _config(path)
+    config.pop(BESIDE, None)
+    return config
+
+
+def stored_beside(path: Path) -> Json:
+    """What it was asked for that does not decide its result. Raises: InvalidOption likewise."""
+    return {**_config(path).get(BESIDE, {})}
+
+
+def _config(path: Path) -> Json:
     file = path / "config.json"
     try:
-        config: Json = json.loads(file.read_text())
+        config = _object(file)
     except (OSError, ValueError) as error:
         raise InvalidOption(f"no run of training is in {path}: cannot read {file.name}") from error
     config.pop("version", None)
     return config
 
 
+def _object(file: Path) -> Json:
+    """The JSON object in a file. Raises: OSError, ValueError."""
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}, not an object")
+    return content
+
+
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     names = [name for name in {**stored, **wanted} if stored.get(name) != wanted.get(name)]
-    return [f"{name} is {stored.get(name)!r}, not {wanted.get(name)!r}" for name in names]
+    return [_difference(name, stored.get(name), wanted.get(name)) for name in names]
+
+
+def _difference(name: str, stored: object, wanted: object) -> str:
+    # Left at auto, another machine chooses another one.
+    remedy = {True: ", add --precision mixed", False: ", add --precision float32"}
+    more = remedy.get(bool(stored), "") if name == "mixed" else ""
+    return f"{name} is {stored!r}, not {wanted!r}{more}"

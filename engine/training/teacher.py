@@ -21,7 +21,7 @@ class Teacher:
         T = (mean over views of A_v^p)^(1/p),
 
     with p < 1 it keeps what all views agree on. (SqueezeNet on 979 photos of 31 products, `cbp_ac`:
-    one view 47.3 mAP; scales 0.7, 1 and 1.4, both directions: p = 1 48.9, p = 0.5 50.9.)
+    one view 47.3 mAP; scales 0.7, 1 and 1.4, both directions: p = 1 48.9, p = 0.5 50.1.)
 
     Attributes:
         trunk: frozen, in evaluation mode, on its device.

@@ -150,7 +150,8 @@ def read_training_set(folder: Path, *, split: str | None = None) -> TrainingSet:
 
     - retrieval-SfM-120k or -30k as published (`sfm.read_split`).
     - `gt.json` and `images/`, as for `cooc evaluate`. The pairs are those of queries and positives;
-      photos that pairs link, directly or over others, are of one cluster.
+      photos that pairs link, directly or over others, are of one cluster. Photos that are junk and
+      nothing else are left out.
     - One sub-folder for each thing. Photos further below belong to the first level; photos right in
       `folder` are alone. Every photo is paired with the others of its thing, with `MAX_PARTNERS` at
       most.
@@ -178,6 +179,17 @@ def read_training_set(folder: Path, *, split: str | None = None) -> TrainingSet:
         raise InvalidOption(f"cannot read {folder}: {error}") from error
 
 
+def check_apart(learned_from: TrainingSet, held_out: TrainingSet) -> None:
+    """Raises InvalidOption for a photo that is in both: it would be found too easily."""
+    ours = {file.resolve() for file in learned_from.files}
+    shared = [file for file in held_out.files if file.resolve() in ours]
+    if shared:
+        raise InvalidOption(
+            f"{len(shared)} photos, e.g. {shared[0]}, are both to learn from and to validate on; "
+            "choose other ones with --validate, or leave it out"
+        )
+
+
 def _published(split: sfm.SfmSplit) -> TrainingSet:
     if not len(split.queries):
         raise InvalidOption(f"{split.source} has no pair; training needs at least one")
@@ -196,7 +208,13 @@ def _of_judged(dataset: Dataset) -> TrainingSet:
             f"{source} names photos that are not in {dataset.folder / dataset.images}: "
             f"{', '.join(missing[:3])}{more}; add them, or take them out of gt.json"
         )
-    names = tuple(dict.fromkeys((*dataset.database, *(q.name for q in dataset.queries))))
+    # What is junk to a query may show its thing after all: it is nobody's negative.
+    junk = frozenset[str]().union(*(query.junk for query in dataset.queries))
+    named = frozenset(query.name for query in dataset.queries).union(
+        *(query.counted() for query in dataset.queries)
+    )
+    every = dict.fromkeys((*dataset.database, *(query.name for query in dataset.queries)))
+    names = tuple(name for name in every if name in named or name not in junk)
     rows = {name: row for row, name in enumerate(names)}
     pairs = [
         (rows[query.name], rows[positive])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from engine.backbones.weights import Weights, load_weights
 from engine.errors import InvalidOption, WeightsUnavailable
 from engine.pooling import build_pooling
 from engine.storage import storage_errors, write_atomically
-from engine.training.bank import BankOptions, Normalise, build_bank
+from engine.training.bank import Bank, BankOptions, Normalise, build_bank
 from engine.training.batch_norm import Normalised, can_normalise
 from engine.training.device import Compute, choose_compute
-from engine.training.distill import Distillation, DistillOptions
+from engine.training.distill import Distillation, DistillOptions, check_comparable
+from engine.training.grid import grid_of
 from engine.training.loop import LoopOptions, Report, train
 from engine.training.photos import find_photos
 from engine.training.run_folder import RunFolder
 from engine.training.seeds import seeded
 from engine.training.teacher import Teacher
+from engine.training.threshold import with_threshold
 from engine.types import Json
 
 log = logging.getLogger(__name__)
@@ -63,16 +65,28 @@ class DistillRun:
     distill: DistillOptions = field(default_factory=DistillOptions)
     loop: LoopOptions = field(default_factory=LoopOptions)
 
+    def __post_init__(self) -> None:
+        """Raises InvalidOption naming what is out of range."""
+        if not self.scales:
+            raise InvalidOption("the teacher has no scale to look at; name one, e.g. 1")
+        for scale in self.scales:
+            if not 0.1 <= scale <= 4:
+                raise InvalidOption(f"a scale is {scale}; each must be in [0.1, 4]")
+        if not 0.1 <= self.power <= 2:
+            raise InvalidOption(f"power is {self.power}; it must be in [0.1, 2]")
+
 
 def distill(
     run: DistillRun,
     out: Path,
     *,
     options: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
     bank_folder: Path | None = None,
     resume: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    threshold: float = 0.0,
     half: bool = False,
     cache_dir: Path | None = None,
     checkpoint_s: float = 60.0,
@@ -83,8 +97,11 @@ def distill(
 
     Args:
         options: by which `run` was asked for, plain values; kept in the run folder's config.
+        beside: further ones, which do not decide the result, kept for those who resume the run.
         bank_folder: where views and targets are kept; default in `out`. Runs of the same photos,
             teacher and grid may share one.
+        threshold: what is cut off the trained trunk's deepest map, in units of each channel's mean
+            over the validating views; see `engine.training.threshold`.
         half: save float16, half the size.
 
     Returns: what was reached, for people and programs.
@@ -99,11 +116,12 @@ def distill(
         power=run.power,
     )
     trunk, student = _student(run, cache_dir)
-    if run.distill.maps and trunk.channels != teacher.trunk.channels:
-        raise InvalidOption(
-            f"maps of {trunk.name} have {trunk.channels} channels, those of {teacher.trunk.name} "
-            f"{teacher.trunk.channels}: set the weight of maps to 0 and compare descriptors"
-        )
+    normalise, grid = _normaliser(weights, compute), grid_of(trunk)
+    pooling = build_pooling(run.pooling, trunk.channels).to(compute.device)
+    theirs = None  # the same
+    if trunk.channels != teacher.trunk.channels:
+        theirs = build_pooling(run.pooling, teacher.trunk.channels).to(compute.device)
+    check_comparable(run.distill, pooling, theirs)
     files = find_photos(Path(folder) for folder in run.photos)
     config = {
         "kind": "distill",
@@ -112,37 +130,42 @@ def distill(
         "photo_count": len(files),
         "mixed": compute.mixed,
     }
-    folder = RunFolder(out, config, resume=resume)
-    normalise = _normaliser(weights, compute)
-    pooling = build_pooling(run.pooling, trunk.map_channels[-1]).to(compute.device)
-    bank, faulty = build_bank(
-        bank_folder or out / "bank",
-        files,
-        teacher,
-        trunk,
-        normalise,
-        run.bank,
-        recipe=_bank_recipe(run, weights, files),
-        pooling=pooling if run.distill.compares_descriptors else None,
-        report=report_bank,
-    )
-    for name, reason in faulty.items():
-        log.warning("left out %s: %s", name, reason)
-    task = Distillation(
-        student,
-        bank,
-        pooling,
-        normalise,
-        run.distill,
-        mirrored=run.mirrored,
-        seed=run.loop.seed,
-        compute=compute,
-    )
-    outcome = train(task, run.loop, folder, checkpoint_s=checkpoint_s, report=report)
-    best = folder.load_best()
-    student.load_state_dict(best["model"])
-    file = out / "weights.safetensors"
-    _write(file, trunk_state(trunk, student), weights, half=half)
+    with RunFolder(out, config, beside=beside, resume=resume) as folder:
+        bank, faulty = build_bank(
+            bank_folder or out / "bank",
+            files,
+            teacher,
+            trunk,
+            normalise,
+            run.bank,
+            recipe=_bank_recipe(run, weights, files),
+            pooling=(theirs or pooling) if run.distill.compares_descriptors else None,
+            report=report_bank,
+        )
+        for name, reason in faulty.items():
+            log.warning("left out %s: %s", name, reason)
+        task = Distillation(
+            student,
+            bank,
+            pooling,
+            normalise,
+            run.distill,
+            teacher_pooling=theirs,
+            mirrored=run.mirrored,
+            grid=grid,
+            seed=run.loop.seed,
+            compute=compute,
+        )
+        outcome = train(task, run.loop, folder, checkpoint_s=checkpoint_s, report=report)
+        best = folder.load_best()
+        student.load_state_dict(best["model"])
+        state = trunk_state(trunk, student)
+        if threshold:
+            trunk.load(state)
+            trunk.to(compute.device).eval()
+            state = with_threshold(trunk, validating_views(bank, normalise), threshold)
+        file = out / "weights.safetensors"
+        _write(file, state, weights, half=half)
     return {
         "weights": str(file),
         "scores": best["scores"],
@@ -152,6 +175,13 @@ def distill(
         "photos": len(files),
         "left_out": len(faulty),
     }
+
+
+def validating_views(bank: Bank, normalise: Normalise) -> Iterator[Tensor]:
+    """The views that no student learned from, normalised, a few at a time."""
+    views = bank.read(bank.options.shards - 1).views
+    for part in torch.split(views, 50):
+        yield normalise(part.permute(0, 3, 1, 2).float() / 255)
 
 
 def trunk_state(trunk: Trunk, student: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""`cooc train filter|whitening|distill|metric`."""
