@@ -216,6 +216,26 @@ def test_a_resumed_run_takes_its_options_from_the_folder(
         run("--out", out, "--bank", bank, "--photos", photos, *ARGUMENTS)
 
 
+def test_a_bank_of_other_targets_is_refused(
+    photos: Path, bank: Path, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    where = ("--bank", bank, "--out", tmp_path / "run")
+    arguments = (*where, "--photos", photos, *ARGUMENTS)
+    for other, name in (
+        (("--student-layer", "relu2", "--maps", 0, "--pairs", 1), "cells"),
+        (("--precision", "mixed"), "precision"),
+        (("--power", 1), "power"),
+    ):
+        with pytest.raises(InvalidOption, match=rf"made with another {name} \("):
+            run(*arguments, *other)
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    run(*where, "--photos", moved, *ARGUMENTS, "--epochs", 1)
+    (moved / "3.jpg").write_bytes(photo(99, (96, 72)))
+    with pytest.raises(InvalidOption, match=r"made with another photos_digest \("):
+        run("--bank", bank, "--out", tmp_path / "other", "--photos", moved, *ARGUMENTS)
+
+
 def test_half_as_many_bytes_are_written_on_demand(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -334,6 +334,23 @@ def test_what_cannot_be_learned_from_is_said(
         run("--views", 0, *chosen, "--out", tmp_path / "run")
 
 
+def test_views_to_learn_from_show_no_photo_that_is_held_out(
+    shared: tuple[Any, ...], finished: tuple[Path, dict[str, Any]]
+) -> None:
+    lists = [Path(shared[-1]) / part / "described.json" for part in ("data", "validate")]
+    ours, theirs = (json.loads(file.read_text()) for file in lists)
+    assert (len(ours["photos"]), ours["views"]) == (24, 1)
+    assert (len(theirs["photos"]), theirs["views"]) == (16, 0)
+    folders = [{Path(photo).parent.name for photo in part["photos"]} for part in (ours, theirs)]
+    assert not folders[0] & folders[1]
+
+
+def test_photos_that_validate_too_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="are both to learn from and to validate on"):
+        run("--data", data, "--validate", data, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_descriptors_of_other_photos_are_refused(
     shared: tuple[Any, ...], finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

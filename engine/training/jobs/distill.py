@@ -22,9 +22,9 @@ from engine.training.bank import Bank, BankOptions, Normalise, build_bank
 from engine.training.batch_norm import Normalised, can_normalise
 from engine.training.device import Compute, choose_compute
 from engine.training.distill import Distillation, DistillOptions, check_comparable
-from engine.training.grid import grid_of
+from engine.training.grid import cells_of, grid_of
 from engine.training.loop import LoopOptions, Report, train
-from engine.training.photos import find_photos
+from engine.training.photos import find_photos, photos_digest
 from engine.training.run_folder import RunFolder
 from engine.training.seeds import seeded
 from engine.training.teacher import Teacher
@@ -127,7 +127,7 @@ def distill(
         "kind": "distill",
         "options": dict(options) if options is not None else asdict(run),
         "teacher_digest": weights.digest,
-        "photo_count": len(files),
+        "photos_digest": photos_digest(files),
         "mixed": compute.mixed,
     }
     with RunFolder(out, config, beside=beside, resume=resume) as folder:
@@ -138,7 +138,7 @@ def distill(
             trunk,
             normalise,
             run.bank,
-            recipe=_bank_recipe(run, weights, files),
+            recipe=_bank_recipe(run, weights, trunk, files, compute),
             pooling=(theirs or pooling) if run.distill.compares_descriptors else None,
             report=report_bank,
         )
@@ -227,7 +227,10 @@ def _normaliser(weights: Weights, compute: Compute) -> Normalise:
     return lambda images: (images.to(compute.device) - mean) / std
 
 
-def _bank_recipe(run: DistillRun, weights: Weights, files: Sequence[Path]) -> dict[str, Any]:
+def _bank_recipe(
+    run: DistillRun, weights: Weights, trunk: Trunk, files: Sequence[Path], compute: Compute
+) -> dict[str, Any]:
+    """All that decides targets; of the student that is where its cells lie."""
     return {
         "teacher": run.teacher,
         "teacher_layer": run.teacher_layer,
@@ -235,9 +238,11 @@ def _bank_recipe(run: DistillRun, weights: Weights, files: Sequence[Path]) -> di
         "scales": list(run.scales),
         "mirrored": run.mirrored,
         "power": run.power,
-        "grid": run.student,
+        "precision": str(compute.dtype),
+        "grid": asdict(grid_of(trunk)),
+        "cells": [list(cells_of(trunk, *size)) for size in run.bank.sizes],
         "descriptors": run.pooling if run.distill.compares_descriptors else None,
-        "photos": len(files),
+        "photos_digest": photos_digest(files),
     }
 
 
