@@ -534,7 +534,7 @@ def test_without_network_auto_is_the_bundled_trunk_and_says_so(
     assert (backbone, weights.name, weights.trained) == ("vgg_lite", "bundled", True)
     assert weights.fallback
     assert f"weights of vgg16 could not be had (cannot download {nobody}" in weights.notice
-    assert weights.notice.endswith("using the weights of vgg_lite that ship with the package")
+    assert weights.notice.startswith("In use are the weights of vgg_lite that ship with")
     for chosen, spec in (("vgg_lite", "auto"), ("auto", "bundled")):  # somebody's own choice
         assert not choose_trunk(chosen, spec, cache_dir=tmp_path)[1].fallback
 

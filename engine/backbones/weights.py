@@ -187,7 +187,10 @@ def choose_trunk(
                 f"has no layer {layer!r}"
             ) from error
         bundled = _bundled(fallback)
-        notice = f"ImageNet weights of {chosen} could not be had ({error}): using {bundled.notice}"
+        notice = (
+            f"In use are {bundled.notice}, as ImageNet weights of {chosen} could not be had "
+            f"({error})"
+        )
         return fallback, replace(bundled, notice=notice, fallback=True)
     return chosen, weights
 
