@@ -18,15 +18,24 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidFields, MalformedRequest, UnsupportedBody, field_errors
-from app.schemas import SearchFields, SearchForm, SearchJson
+from app.errors import (
+    InvalidFields,
+    MalformedRequest,
+    PayloadTooLarge,
+    UnsupportedBody,
+    field_errors,
+)
+from app.schemas import CompareJson, QuerySource, SearchFields, SearchForm, SearchJson
+from engine.catalog import MAX_METADATA
+from engine.filters import Filter, parse_filter
 from engine.storage import storage_errors
 from engine.types import Json
 
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_TEXT_BYTES = 1 << 20
-MAX_METADATA = 1 << 16
+MAX_METADATA_DEPTH = 64
+"""Nested deeper, it could be stored but not sent."""
 MAX_LOOSE_FILES = 1000
 """Files of one form: each is open until the form is closed. Archives hold more."""
 
@@ -58,6 +67,8 @@ async def read_search(request: Request) -> SearchRequest:
     values: dict[str, object] = {name: text for name, text in texts.items() if text}
     if "include" in texts:
         values["include"] = [part for part in texts["include"].split(",") if part]
+    if texts.get("filter"):
+        values["filter"] = _json_object(texts["filter"], "/filter")
     fields = validate(SearchForm, values)
     if (image is None) == (fields.id is None):
         raise _invalid("/image", "send exactly one of a file `image` and the `id` of a stored one")
@@ -65,21 +76,68 @@ async def read_search(request: Request) -> SearchRequest:
 
 
 def _search_from_json(body: bytes) -> SearchRequest:
+    fields = validate(SearchJson, _parsed(body))
+    source = _image_or_id(fields.query, "/query")
+    if isinstance(source, str):
+        return SearchRequest(fields, None, source)
+    return SearchRequest(fields, source, None)
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        content = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from error
-    fields = validate(SearchJson, content)
-    source = fields.query
+
+
+def _image_or_id(source: QuerySource, pointer: str) -> bytes | str:
+    """The bytes of a file, or the id of a stored image."""
     if (source.id is None) == (source.image_base64 is None):
-        raise _invalid("/query", "give exactly one of `id` and `image_base64`")
+        raise _invalid(pointer, "give exactly one of `id` and `image_base64`")
     if source.image_base64 is None:
-        return SearchRequest(fields, None, source.id)
+        assert source.id is not None
+        return source.id
     try:
-        image = base64.b64decode(source.image_base64, validate=True)
+        return base64.b64decode(source.image_base64, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _invalid("/query/image_base64", f"not base64: {error}") from error
-    return SearchRequest(fields, image, None)
+        raise _invalid(f"{pointer}/image_base64", f"not base64: {error}") from error
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Two images: the bytes of a file, or the id of a stored one."""
+
+    a: bytes | str
+    b: bytes | str
+
+
+async def read_compare(request: Request) -> CompareRequest:
+    """Two images, as multipart form or as JSON. Raises as `read_search` does."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        fields = validate(CompareJson, _parsed(await request.body()))
+        return CompareRequest(_image_or_id(fields.a, "/a"), _image_or_id(fields.b, "/b"))
+    async with read_form(request, max_files=2) as form:
+        texts, files = split_form(form)
+        _only(files, ("image_a", "image_b"))
+        images: dict[str, bytes] = {}
+        for name, file in files:
+            if name in images:
+                raise _invalid(f"/{name}", "given more than once")
+            images[name] = await file.read()
+    _only(texts.items(), ("id_a", "id_b"))
+    sides: list[bytes | str] = []
+    for side in ("a", "b"):
+        image, image_id = images.get(f"image_{side}"), texts.get(f"id_{side}") or None
+        if image is not None and image_id is None:
+            sides.append(image)
+        elif image is None and image_id is not None:
+            sides.append(image_id)
+        else:
+            raise _invalid(
+                f"/image_{side}", f"send exactly one of a file `image_{side}` and an id `id_{side}`"
+            )
+    return CompareRequest(*sides)
 
 
 @dataclass(frozen=True)
@@ -98,6 +156,30 @@ async def read_put(request: Request) -> PutRequest:
             raise _invalid("/image", "send the image as a file in the field `image`")
         image = await files[0][1].read()
     return PutRequest(image, parse_metadata(texts.get("metadata")))
+
+
+MERGE_PATCH = "application/merge-patch+json"
+
+
+async def read_patch(request: Request) -> Json:
+    """A change of metadata: a JSON merge patch. Raises as `read_search` does, PayloadTooLarge."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind not in (MERGE_PATCH, "application/json"):
+        raise UnsupportedBody(
+            f"content type {kind or '(none)'!r} is not understood here; send a change of the "
+            f"metadata as {MERGE_PATCH}"
+        )
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_TEXT_BYTES:
+            raise PayloadTooLarge(f"the change is larger than {MAX_TEXT_BYTES >> 20} MB")
+    return _metadata(_object(_parsed(bytes(body)), ""), "")
+
+
+def read_filter(text: str) -> Filter:
+    """A filter as JSON text. Raises InvalidFields, InvalidFilter."""
+    return parse_filter(_json_object(text, "/filter"), at="/filter")
 
 
 @dataclass(frozen=True)
@@ -166,14 +248,39 @@ def parse_metadata(text: object) -> Json:
         return {}
     if len(str(text)) > MAX_METADATA:
         raise _invalid("/metadata", f"has {len(str(text)):,} characters; at most {MAX_METADATA:,}")
+    return _metadata(_json_object(str(text), "/metadata"), "/metadata")
+
+
+def _metadata(value: Json, pointer: str) -> Json:
+    """The value itself, if it can be stored and sent. Raises InvalidFields."""
+    if not _is_shallow(value, MAX_METADATA_DEPTH):
+        raise _invalid(pointer, f"nested more than {MAX_METADATA_DEPTH} deep")
+    return value
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(_is_shallow(item, depth - 1) for item in inner)
+
+
+def _json_object(text: str, pointer: str) -> Json:
     try:
-        value = json.loads(str(text))
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(pointer, f"not JSON: {error}") from error
+    return _object(value, pointer)
+
+
+def _object(value: Any, pointer: str) -> Json:
+    try:
         # What is no JSON after all, NaN and half characters, could be stored but never sent.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _invalid("/metadata", f"not JSON: {error}") from error
+        raise _invalid(pointer, f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _invalid("/metadata", f"must be a JSON object, not {type(value).__name__}")
+        raise _invalid(pointer, f"must be a JSON object, not {type(value).__name__}")
     return value
 
 

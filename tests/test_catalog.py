@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.catalog import READ_CHUNK, Catalog, stored_descriptor
-from engine.errors import CorruptIndex, UnknownImage
+from engine.catalog import MAX_METADATA, READ_CHUNK, Catalog, stored_descriptor
+from engine.errors import CorruptIndex, InvalidOption, UnknownImage
+from engine.types import ImageRecord
 from tests.stored import RECIPE, an_image, other_recipe, unit_vectors
 
 IDS = [
@@ -368,3 +372,136 @@ def test_another_schema_version_is_refused_and_left_alone(path: Path) -> None:
         Catalog(path)
     tables = {name for (name,) in look(path, "SELECT name FROM sqlite_master WHERE type='table'")}
     assert "thumbnails" not in tables
+
+
+# --- within the transaction ---------------------------------------------------------------
+
+
+def test_what_a_put_replaces_is_shown_before_it_is_committed(catalog: Catalog, path: Path) -> None:
+    catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    before = catalog.get("a")
+    seen: list[tuple[list[int], list[ImageRecord], list[tuple[Any, ...]]]] = []
+
+    def look_on(rows: list[int], replaced: list[ImageRecord]) -> None:
+        seen.append((rows, replaced, look(path, "SELECT id FROM images ORDER BY row")))
+
+    rows, replaced = catalog.put(
+        [an_image("c", seed=3), an_image("a", seed=4)], before_commit=look_on
+    )
+    assert seen == [(rows, [before], [("a",), ("b",)])]
+    assert replaced == [before.row]
+
+
+def test_a_put_or_delete_whose_hook_fails_changes_nothing(catalog: Catalog, path: Path) -> None:
+    catalog.put([an_image("a", seed=1)])
+    before = look(path, "SELECT * FROM images")
+
+    def fail(*_: object) -> None:
+        raise InterruptedError("not now")
+
+    with pytest.raises(InterruptedError):
+        catalog.put([an_image("a", seed=2), an_image("b", seed=3)], before_commit=fail)
+    with pytest.raises(InterruptedError):
+        catalog.delete("a", before_commit=fail)
+    assert look(path, "SELECT * FROM images") == before
+    assert catalog.thumbnail("a") == b"thumbnail 1"
+
+
+def test_what_is_deleted_is_shown_before_it_is_committed(catalog: Catalog) -> None:
+    catalog.put([an_image("a", seed=1)])
+    record = catalog.get("a")
+    seen: list[ImageRecord] = []
+    assert catalog.delete("a", before_commit=seen.append) == record.row
+    assert seen == [record]
+    with pytest.raises(UnknownImage, match="'a'"):
+        catalog.delete("a", before_commit=seen.append)
+    assert len(seen) == 1
+
+
+# --- changing metadata --------------------------------------------------------------------
+
+
+def test_a_patch_changes_the_metadata_and_nothing_else(catalog: Catalog, path: Path) -> None:
+    catalog.put([an_image("a", seed=1, metadata={"x": 1, "y": {"z": [1]}, "w": None})])
+    before = catalog.get("a")
+    record = catalog.patch("a", {"x": None, "y": {"q": "ü"}, "new": [None]})
+    metadata = {"y": {"z": [1], "q": "ü"}, "w": None, "new": [None]}
+    assert record == dataclasses.replace(before, metadata=metadata)
+    assert catalog.get("a") == record
+    assert catalog.thumbnail("a") == b"thumbnail 1"
+    ((stored,),) = look(path, "SELECT metadata FROM images")
+    assert json.loads(stored) == metadata
+    with pytest.raises(UnknownImage, match="'b'"):
+        catalog.patch("b", {})
+
+
+def test_patches_cannot_grow_the_metadata_beyond_its_bound(catalog: Catalog) -> None:
+    catalog.put([an_image("a", metadata={})])
+    half = "é" * (MAX_METADATA // 2)
+    catalog.patch("a", {"one": half})
+    with pytest.raises(InvalidOption, match=r"'a' would have 65,\d\d\d characters; at most 65,536"):
+        catalog.patch("a", {"two": half})
+    assert catalog.get("a").metadata == {"one": half}
+
+
+def test_patches_of_several_threads_are_all_kept(catalog: Catalog) -> None:
+    catalog.put([an_image("a", metadata={})])
+
+    def work(worker: int) -> None:
+        for n in range(15):
+            catalog.patch("a", {f"{worker}/{n}": n})
+
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(catalog.get("a").metadata) == 60
+
+
+# --- many rows ----------------------------------------------------------------------------
+
+
+def test_more_rows_than_one_query_names_are_found(catalog: Catalog) -> None:
+    rows, _ = catalog.put([an_image(str(n), seed=n, dim=4) for n in range(1300)])
+    catalog.delete("700")
+    kept = [row for n, row in enumerate(rows) if n != 700]
+    found = catalog.by_rows([*rows, 99_999])
+    assert {row: record.row for row, record in found.items()} == {row: row for row in kept}
+    assert catalog.live_rows().tolist() == kept
+    assert catalog.live_rows().dtype == np.int64
+    assert catalog.count() == 1299
+
+
+def test_an_empty_catalog_has_no_rows(catalog: Catalog) -> None:
+    assert catalog.live_rows().tolist() == []
+    assert catalog.count() == catalog.highest_row() == 0
+    assert catalog.page("", 10) == []
+
+
+def test_files_from_before_there_was_an_index_of_rows_get_one(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        rows, _ = catalog.put([an_image(str(n), seed=n) for n in range(3)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX images_rows")
+        connection.commit()
+    with closing(Catalog(path)) as catalog:
+        assert catalog.live_rows().tolist() == rows
+        assert catalog.recipe() is None
+    assert look(path, "SELECT name FROM sqlite_master WHERE name = 'images_rows'")
+    assert look(path, "SELECT value FROM meta WHERE key = 'schema_version'") == [("1",)]
+    # What makes counting and listing rows fast: the wide table is not read.
+    for query in ("SELECT count(*) FROM images", "SELECT group_concat(row) FROM images"):
+        (plan,) = look(path, f"EXPLAIN QUERY PLAN {query}")
+        assert "COVERING INDEX images_rows" in plan[-1]
+
+
+def test_opening_a_catalog_waits_for_no_writer(path: Path) -> None:
+    Catalog(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        started = time.perf_counter()
+        with closing(Catalog(path)) as catalog:
+            assert catalog.count() == 0
+        assert time.perf_counter() - started < 5
+        writer.execute("ROLLBACK")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Query, Response
 
-from app.deps import RootDep, SearcherDep
-from app.schemas import ImageOut
-from app.uploads import PutRequest, multipart, read_put
+from app.cursor import from_cursor, to_cursor
+from app.deps import JobsDep, RootDep, SearcherDep
+from app.schemas import ImageOut, ImagesOut
+from app.uploads import MERGE_PATCH, PutRequest, multipart, read_filter, read_patch, read_put
 from engine.ingest import check_id
+from engine.listing import list_images
+from engine.types import Json
 
 router = APIRouter(tags=["images"])
 
@@ -25,6 +28,45 @@ PUT_BODY: dict[str, Any] = multipart(
         }
     }
 )
+
+_CHANGE: dict[str, Any] = {
+    "schema": {"type": "object"},
+    "example": {"album": "2024", "draft": None},
+}
+PATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {MERGE_PATCH: _CHANGE, "application/json": _CHANGE},
+    }
+}
+
+
+@router.get("/images")
+def get_images(
+    searcher: SearcherDep,
+    root: RootDep,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most.")] = 100,
+    filter: Annotated[
+        str | None, Query(description="Only photos with such metadata: a filter, as JSON.")
+    ] = None,
+) -> ImagesOut:
+    """All stored images, in the order of their ids, a page at a time.
+
+    What is stored from the first page to the last is listed exactly once, whatever is added,
+    replaced or deleted meanwhile.
+    """
+    found, place = list_images(
+        searcher.catalog,
+        searcher.columns,
+        after=from_cursor(cursor) if cursor else "",
+        limit=limit,
+        where=read_filter(filter) if filter else None,
+    )
+    return ImagesOut(
+        images=[ImageOut.of(record, root) for record in found],
+        next_cursor=None if place is None else to_cursor(place),
+    )
 
 
 @router.get(
@@ -48,11 +90,13 @@ def put_image(
     image_id: str,
     request: Annotated[PutRequest, Depends(read_put)],
     searcher: SearcherDep,
+    jobs: JobsDep,
     root: RootDep,
     response: Response,
 ) -> ImageOut:
     """Add or replace one image. It is durable and found by every search after the answer."""
     record, created = searcher.put(check_id(image_id), request.image, request.metadata)
+    jobs.wrote(1)
     response.status_code = 201 if created else 200
     return ImageOut.of(record, root)
 
@@ -61,6 +105,20 @@ def put_image(
 def get_image(image_id: str, searcher: SearcherDep, root: RootDep) -> ImageOut:
     """What is known of a stored image."""
     return ImageOut.of(searcher.catalog.get(image_id), root)
+
+
+@router.patch("/images/{image_id:path}", openapi_extra=PATCH_BODY)
+def patch_image(
+    image_id: str,
+    change: Annotated[Json, Depends(read_patch)],
+    searcher: SearcherDep,
+    root: RootDep,
+) -> ImageOut:
+    """Change the metadata by a JSON merge patch: entries are set, or removed where null.
+
+    It is durable, and every filter after the answer sees it.
+    """
+    return ImageOut.of(searcher.patch(image_id, change), root)
 
 
 @router.delete("/images/{image_id:path}", status_code=204)
