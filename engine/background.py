@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.calibration import Calibration
 from engine.types import MatchType, Vectors
 
 MIN_IMAGES = 10
@@ -59,9 +60,21 @@ class Background:
         )
 
 
-def match_type(score: float, *, exact: bool, background: Background | None) -> MatchType:
-    """How sure a hit of this score is."""
+def match_type(
+    score: float,
+    *,
+    exact: bool,
+    background: Background | None,
+    calibration: Calibration | None = None,
+) -> MatchType:
+    """How sure a hit of this score is.
+
+    Where scores are calibrated, that says from where on a hit is near; else the background does.
+    """
     if exact:
         return MatchType.EXACT
-    bound = background.score(NEAR) if background else NEAR_WITHOUT_BACKGROUND
+    if calibration is not None:
+        bound = calibration.near
+    else:
+        bound = background.score(NEAR) if background else NEAR_WITHOUT_BACKGROUND
     return MatchType.NEAR if score >= bound else MatchType.SIMILAR

@@ -1,0 +1,37 @@
+"""Two images against each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+
+from app.deps import SearcherDep
+from app.schemas import CompareForm, CompareJson, CompareOut
+from app.uploads import CompareRequest, inlined, read_compare
+
+router = APIRouter(tags=["search"])
+
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": inlined(CompareForm.model_json_schema())},
+            "application/json": {
+                "schema": inlined(CompareJson.model_json_schema()),
+                "example": {"a": {"id": "holiday/beach.jpg"}, "b": {"id": "holiday/pier.jpg"}},
+            },
+        },
+    }
+}
+
+
+@router.post("/compare", openapi_extra=BODY)
+def compare(
+    request: Annotated[CompareRequest, Depends(read_compare)], searcher: SearcherDep
+) -> CompareOut:
+    """How similar two images are, and how probably they are of the same origin.
+
+    Each is uploaded or stored already; nothing is stored by this. The order makes no difference.
+    """
+    return CompareOut.of(searcher.compare(request.a, request.b))
