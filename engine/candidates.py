@@ -15,10 +15,11 @@ from engine.augmentation import augmented, rank_weights
 from engine.background import Background
 from engine.expansion import expand
 from engine.types import Expansion, Rows, SearchOptions, Vectors
-from engine.vector_index import VectorIndex
+from engine.vector_index import Allowed, SearchKnobs, VectorIndex
 
 MIN_AUGMENTED = 100
 """Candidates that are augmented and ranked anew, or more where more results are asked for."""
+DEFAULT = SearchKnobs()
 BLOCK_ROWS = 128
 """Rows that are augmented at once: 50 neighbours each of 8192 values are 210 MB."""
 
@@ -29,6 +30,8 @@ def expand_query(
     exact: Set[int],
     options: SearchOptions,
     background: Background | None,
+    knobs: SearchKnobs = DEFAULT,
+    allowed: Allowed | None = None,
 ) -> tuple[Vectors, int]:
     """The (D,) query to search with, and how many neighbours joined it; see `expand`.
 
@@ -38,7 +41,7 @@ def expand_query(
     if options.expansion is Expansion.NONE:
         return query, 0
     count, augmentation = options.expansion_neighbours, options.augmentation
-    rows, _ = rank_rows(index, query, count, exact, augmentation)
+    rows, _ = rank_rows(index, query, count, exact, augmentation, knobs, allowed)
     others = np.array([row for row in rows.tolist() if row not in exact], np.int64)[:count]
     if not len(others):
         return query, 0
@@ -54,18 +57,25 @@ def expand_query(
 
 
 def rank_rows(
-    index: VectorIndex, query: Vectors, wanted: int, exact: Set[int], augmentation: int = 0
+    index: VectorIndex,
+    query: Vectors,
+    wanted: int,
+    exact: Set[int],
+    augmentation: int = 0,
+    knobs: SearchKnobs = DEFAULT,
+    allowed: Allowed | None = None,
 ) -> tuple[Rows, Vectors]:
     """Rows and similarities of the best for a (D,) unit vector, best first.
 
     As many as are `wanted` and all of `exact`, which is known to be best whatever is found here.
     With `augmentation` the best by stored vector, at least `MIN_AUGMENTED`, are ranked by their
     augmented ones. Where that is the whole index, this is the ranking of an augmented database.
+    Only rows that are `allowed` are found; those that augment them need not be.
     """
     count = wanted + len(exact)
     if not augmentation:
-        return index.search(query, count)
-    rows, _ = index.search(query, max(wanted, MIN_AUGMENTED) + len(exact))
+        return index.search(query, count, knobs, allowed)
+    rows, _ = index.search(query, max(wanted, MIN_AUGMENTED) + len(exact), knobs, allowed)
     scores = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)

@@ -2,93 +2,68 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import load_file
 
-from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
-from engine.postprocess import MAX_FIT_IMAGES, LinearProjection, PCAProjection
-from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
-from engine.types import Json, Recipe, Rows, Vectors
+from engine.calibration import Calibration
+from engine.errors import CorruptIndex, IndexMismatch, NoGeneration
+from engine.generation_build import (
+    MIN_FIT_IMAGES,
+    PROJECTION,
+    BuildPlan,
+    Progress,
+    ReadDescriptors,
+    Reporter,
+    project,
+    read_projection,
+    write_generation,
+)
+from engine.manifest import Manifest, file_digest
+from engine.postprocess import LinearProjection
+from engine.storage import fsync_folder, storage_errors, write_atomically
+from engine.types import Recipe, Rows
 from engine.vector_index import VectorIndex
+from engine.vector_index.building import FLAT, FLOAT16
+from engine.vector_index.coded import CODES, CodedVectors, Effort
+
+__all__ = [
+    "MIN_FIT_IMAGES",
+    "BuildPlan",
+    "Generation",
+    "Generations",
+    "Manifest",
+    "Progress",
+    "ReadDescriptors",
+    "Reporter",
+    "project",
+]
 
 log = logging.getLogger(__name__)
 
-VECTORS, PROJECTION, MANIFEST = "vectors.faiss", "projection.safetensors", "manifest.json"
-MIN_FIT_IMAGES = 50
-"""Below this a projection would be fitted to accidents; raw descriptors are searched instead."""
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
-
-ReadDescriptors = Callable[[Rows], Iterable[tuple[Rows, Vectors]]]
-"""Raw descriptors of the given rows, in chunks; rows that are gone are left out."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a generation says about itself.
-
-    `last_row` is the newest row it saw, `dim` the length of its vectors (that of the raw
-    descriptors if there is no projection), `explained` the share of the variance of the collection
-    that the projection keeps, `files` the SHA-256 of each other file.
-    """
-
-    number: int
-    fingerprint: str
-    recipe: Json
-    precision: str
-    last_row: int
-    count: int
-    dim: int
-    projected: bool
-    explained: float
-    created_at: str
-    files: dict[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """Raises CorruptIndex if the file is missing or not what `write` wrote."""
-        path = folder / MANIFEST
-        try:
-            content: dict[str, Any] = json.loads(path.read_bytes())
-            expected = content.pop("sha256")
-            manifest = cls(**content)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise CorruptIndex(f"{path} cannot be read: {error!r}") from error
-        if manifest._sha256() != expected:
-            raise CorruptIndex(f"{path} does not have the content that was written")
-        return manifest
-
-    def write(self, folder: Path) -> None:
-        content = {**asdict(self), "sha256": self._sha256()}
-        (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
-
-    def _sha256(self) -> str:
-        """Over the entries, as the manifest itself is in no list of checksums."""
-        content = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+CALIBRATION, RELIABILITY = "calibration.json", "reliability.png"
+EXTRAS = (CALIBRATION, RELIABILITY)
+"""Files without which a generation can be searched all the same."""
+KEEP = 2
+"""Generations that are kept: the live one, and the one before it to go back to."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A loaded generation: vectors under their row numbers, and how raw ones are projected."""
+    """A loaded generation: vectors under their row numbers, how raw ones are projected, and what
+    scores mean."""
 
     manifest: Manifest
     index: VectorIndex
     projection: LinearProjection | None
+    calibration: Calibration | None = None
 
 
 class Generations:
@@ -105,72 +80,86 @@ class Generations:
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def current(self) -> int | None:
-        """The number that CURRENT names; None before the first build."""
+        """The number that CURRENT names; None if there is no such file."""
         try:
             text = self.current_file.read_text(errors="replace").strip()
         except FileNotFoundError:
             return None
-        if not text.isdecimal():
+        if not (text.isascii() and text.isdecimal()):
             raise CorruptIndex(f"{self.current_file} holds {text[:20]!r}, not a number")
         return int(text)
 
     def path(self, number: int) -> Path:
         return self.folder / str(number)
 
+    def reserve(self) -> int:
+        """A number for the next generation, after deleting what builds left that did not end.
+
+        A generation that is newer than the live one was never published, or was gone back from.
+        """
+        numbers = self.numbers()
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.sweep()
+        live = self._current_or_none()
+        for number in numbers:
+            if live is not None and number > live:
+                self._drop(number)
+        return max([0, *numbers]) + 1
+
+    def sweep(self) -> None:
+        """Delete what was cut off while it was written."""
+        for part in (*self.folder.glob("*.part"), *self.current_file.parent.glob("build-*")):
+            shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            self.current_file.with_name(f"{self.current_file.name}.part").unlink()
+
     def build(
         self,
         rows: Rows,
         read: ReadDescriptors,
-        recipe: Recipe,
-        precision: str,
-        progress: Progress | None = None,
+        plan: BuildPlan,
+        report: Reporter | None = None,
         *,
-        learned: LinearProjection | None = None,
-    ) -> Generation:
-        """Fit the projection on `rows`, project them all, write a new generation.
+        number: int | None = None,
+    ) -> Manifest:
+        """Write a new generation of `rows`, under the next number unless one was reserved.
 
-        With a `learned` projection, which the recipe then names, none is fitted. The new one is
-        complete and durable, but not live until `publish`. Raises EmptyIndex without rows;
-        StorageFull leaves nothing behind.
+        It is complete and durable, but not live until `publish`. Raises EmptyIndex without rows,
+        RecallTooLow; StorageFull leaves nothing behind.
         """
-        if not len(rows):
-            raise EmptyIndex("the index is empty; add images before building it")
-        projection: LinearProjection | None = learned
-        if learned is not None:
-            explained = _kept_variance(learned, _sample(rows, read))
-        else:
-            projection = fitted = self._fit(rows, read, recipe)
-            explained = fitted.explained if fitted else 1.0
-        index = VectorIndex(projection.dim if projection else recipe.raw_dim)
-        for chunk, vectors in read(rows):
-            index.add(chunk, project(projection, vectors))
-            if progress:
-                progress(len(index), len(rows))
-        number = max([0, *self.numbers()]) + 1
-        manifest = Manifest(
-            number=number,
-            fingerprint=recipe.fingerprint,
-            recipe=recipe.to_json(),
-            precision=precision,
-            last_row=int(rows.max()),
-            count=len(index),
-            dim=index.dim,
-            projected=projection is not None,
-            explained=explained,
-            created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            files={},
-        )
+        number = self.reserve() if number is None else number
         with storage_errors(self.folder):
-            manifest = self._write(manifest, index, projection)
-        return Generation(manifest, index, projection)
+            folder = self.path(number)
+            return write_generation(folder, number, rows, read, plan, report or Reporter())
 
-    def publish(self, number: int, keep: int = 2) -> None:
-        """Make `number` the live generation and delete all but the newest `keep`."""
+    def calibrate(self, number: int, calibration: Calibration, picture: bytes) -> Manifest:
+        """Add to a generation what scores mean in it, and a picture of how far that holds."""
+        folder = self.path(number)
+        with storage_errors(self.folder):
+            write_atomically(folder / CALIBRATION, json.dumps(calibration.to_json()).encode())
+            write_atomically(folder / RELIABILITY, picture)
+            manifest = Manifest.read(folder)
+            added = {name: file_digest(folder / name) for name in (CALIBRATION, RELIABILITY)}
+            manifest = replace(manifest, files={**manifest.files, **added})
+            manifest.write(folder)
+        return manifest
+
+    def publish(self, number: int) -> None:
+        """Make `number` the live generation; of the others, only the newest `KEEP - 1` stay."""
         with storage_errors(self.folder):
             write_atomically(self.current_file, f"{number}\n".encode())
-        for old in self.numbers()[:-keep]:
-            if old != number:
-                shutil.rmtree(self.path(old), ignore_errors=True)
+        others = [other for other in self.numbers() if other != number]
+        for old in others[: max(0, len(others) - (KEEP - 1))]:
+            self._drop(old)
+
+    def _drop(self, number: int) -> None:
+        # Renamed first: one that is half deleted must not look like a whole one.
+        part = self.folder / f"{number}.part"
+        with suppress(OSError):
+            shutil.rmtree(part, ignore_errors=True)
+            self.path(number).rename(part)
+        shutil.rmtree(part, ignore_errors=True)
 
     def discard(self) -> None:
         """Forget all generations: they can never be searched again."""
@@ -179,9 +168,10 @@ class Generations:
             fsync_folder(self.current_file.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def load(self, number: int, recipe: Recipe) -> Generation:
+    def load(self, number: int, recipe: Recipe, device: torch.device | None = None) -> Generation:
         """Read a generation after checking it.
 
+        `device` is where the vectors of a `float16` index lie.
         Raises: NoGeneration, CorruptIndex (a checksum differs), IndexMismatch (another recipe).
         """
         folder = self.path(number)
@@ -195,110 +185,67 @@ class Generations:
                 f"({'; '.join(differences) or 'unknown differences'}); "
                 "build the index again, or restore the generation that belongs here"
             )
-        problems = self.verify(number)
-        if problems:
-            raise CorruptIndex("; ".join(problems))
-        index = VectorIndex.load(folder / VECTORS, manifest.dim)
+        damaged = self._damaged(folder, manifest)
+        fatal = [_problem(folder / name) for name in damaged if name not in EXTRAS]
+        if fatal:
+            raise CorruptIndex("; ".join(fatal))
+        index = _load_index(folder, manifest, device)
         projection: LinearProjection | None = None
         if manifest.projected:
             try:
-                projection = _read_projection(load_file(folder / PROJECTION), recipe)
+                projection = read_projection(load_file(folder / PROJECTION), recipe)
             except (SafetensorError, KeyError) as error:
                 raise CorruptIndex(f"{folder / PROJECTION} cannot be read: {error}") from error
-        return Generation(manifest, index, projection)
+        calibration = None
+        if CALIBRATION in damaged:
+            log.error("%s: scores are not calibrated", _problem(folder / CALIBRATION))
+        elif CALIBRATION in manifest.files:
+            calibration = Calibration.from_json(json.loads((folder / CALIBRATION).read_text()))
+        return Generation(manifest, index, projection, calibration)
+
+    def reliability_picture(self, number: int) -> bytes | None:
+        """The PNG that `calibrate` kept; None where there is none."""
+        try:
+            return (self.path(number) / RELIABILITY).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def verify(self, number: int) -> list[str]:
         """Files of a generation that are missing or differ from their checksum; [] if none."""
         folder = self.path(number)
-        problems = []
-        for name, expected in Manifest.read(folder).files.items():
-            file = folder / name
-            if not file.is_file():
-                problems.append(f"{file} is missing")
-            elif _digest(file) != expected:
-                problems.append(f"{file} does not have the content that was written")
-        return problems
+        return [_problem(folder / name) for name in self._damaged(folder, Manifest.read(folder))]
 
-    def _fit(self, rows: Rows, read: ReadDescriptors, recipe: Recipe) -> PCAProjection | None:
-        sample = _sample(rows, read) if len(rows) >= MIN_FIT_IMAGES else None
-        if sample is None:
-            return None
+    @staticmethod
+    def _damaged(folder: Path, manifest: Manifest) -> list[str]:
+        """Names of the files that are missing or differ from their checksum."""
+        return [
+            name
+            for name, expected in manifest.files.items()
+            if not (folder / name).is_file() or file_digest(folder / name) != expected
+        ]
+
+    def _current_or_none(self) -> int | None:
         try:
-            return PCAProjection.fit(
-                sample,
-                recipe.projection_dim,
-                recipe.projection_power,
-                recipe.projection_shrinkage,
-            )
-        except ValueError as error:
-            log.warning("no projection was fitted: %s", error)
+            return self.current()
+        except CorruptIndex:
             return None
 
-    def _write(
-        self, manifest: Manifest, index: VectorIndex, projection: LinearProjection | None
-    ) -> Manifest:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{manifest.number}.part"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            index.save(partial / VECTORS)
-            # Not `save_file`: it hides the error of a full disk in one of its own.
-            (partial / PROJECTION).write_bytes(save(_tensors(projection)))
-            files = {name: _digest(partial / name) for name in (VECTORS, PROJECTION)}
-            manifest = replace(manifest, files=files)
-            manifest.write(partial)
-            for name in (VECTORS, PROJECTION, MANIFEST):
-                fsync_file(partial / name)
-            fsync_folder(partial)
-            partial.rename(self.path(manifest.number))
-            fsync_folder(self.folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        return manifest
+
+def _load_index(folder: Path, manifest: Manifest, device: torch.device | None) -> VectorIndex:
+    if manifest.index_type == FLAT:
+        return VectorIndex.load(folder / CODES, manifest.dim)
+    coded = manifest.index_type != FLOAT16
+    base = CodedVectors.load(
+        folder,
+        manifest.dim,
+        Effort(manifest.nprobe, manifest.candidates),
+        coded=coded,
+        device=None if coded else device,
+    )
+    return VectorIndex(manifest.dim, base=base)
 
 
-def _sample(rows: Rows, read: ReadDescriptors) -> Tensor | None:
-    """(N, D) descriptors of an even sample; None if all of them were deleted meanwhile."""
-    step = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_IMAGES)).astype(int)
-    chunks = [vectors for _, vectors in read(rows[step])]
-    return torch.from_numpy(np.concatenate(chunks)) if chunks else None
-
-
-def _kept_variance(projection: LinearProjection, sample: Tensor | None) -> float:
-    """Share of the variance of (N, D) descriptors in the span of the directions, in [0, 1]."""
-    if sample is None:
-        return 1.0
-    centred = sample.double() - sample.double().mean(dim=0)
-    total = float(centred.square().sum())
-    basis, _ = torch.linalg.qr(projection.directions.double().T)  # (D, d), orthonormal
-    return min(1.0, float((centred @ basis).square().sum()) / total) if total else 1.0
-
-
-def _tensors(projection: LinearProjection | None) -> dict[str, Tensor]:
-    if projection is None:
-        return {}
-    if isinstance(projection, PCAProjection):
-        return projection.tensors()
-    return {"mean": projection.mean, "directions": projection.directions}
-
-
-def _read_projection(tensors: dict[str, Tensor], recipe: Recipe) -> LinearProjection:
-    """Raises KeyError where `_tensors` wrote something else."""
-    if recipe.projection_digest:
-        return LinearProjection(tensors["mean"], tensors["directions"])
-    return PCAProjection.from_tensors(tensors)
-
-
-def project(projection: LinearProjection | None, vectors: Vectors) -> Vectors:
-    """Raw descriptors as they are searched: projected, or unchanged where there is none."""
-    if projection is None:
-        return vectors
-    projected: Vectors = projection(torch.from_numpy(vectors)).numpy()
-    return projected
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _problem(file: Path) -> str:
+    if not file.is_file():
+        return f"{file} is missing"
+    return f"{file} does not have the content that was written"

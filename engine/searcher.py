@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from engine.background import MIN_IMAGES, Background
+from engine.answering import Answering, Query
 from engine.batcher import Batcher, Priority
-from engine.candidates import expand_query, rank_rows
+from engine.builder import CHILD_FROM, Builder
+from engine.calibration import Calibration
 from engine.catalog import Catalog, stored_descriptor
+from engine.comparing import Comparison, Described, compare
 from engine.describer import Describer
+from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
     CorruptIndex,
     DeadlineExceeded,
@@ -26,11 +30,11 @@ from engine.errors import (
     NoGeneration,
     Overloaded,
 )
-from engine.generations import Generations, Manifest, Progress, project
+from engine.generations import Generations, Manifest, Progress, Reporter, project
 from engine.images import DecodedImage, digest, encode_thumbnail
-from engine.locks import ReadWriteLock
-from engine.postprocess import LinearProjection
-from engine.ranking import match_types, rank, select_hits
+from engine.journal import Journal, Leaving
+from engine.metadata_columns import MetadataColumns
+from engine.originals import Originals
 from engine.storage import storage_errors
 from engine.types import (
     ImageRecord,
@@ -42,53 +46,50 @@ from engine.types import (
     SearchOptions,
     Vectors,
 )
-from engine.vector_index import VectorIndex
+from engine.vector_index import BuildOptions
 from engine.verification import verify
+from engine.view import RAW_LIMIT, SMALL_REST, View, Views
 
 log = logging.getLogger(__name__)
-
-RAW_LIMIT = 20_000
-"""Images that may be searched by their raw descriptors; beyond it a start builds the index."""
-
-
-@dataclass
-class _View:
-    """What searches use: one generation and what was added since."""
-
-    index: VectorIndex
-    projection: LinearProjection | None
-    manifest: Manifest | None
-    background: Background | None = None
-    background_of: int = 0
-
-    @property
-    def generation(self) -> int:
-        return self.manifest.number if self.manifest else 0
 
 
 @dataclass(frozen=True)
 class IndexStats:
-    """The state of the index. `fitted` counts the images that the live generation was built on;
-    `explained` is 1 before there is one."""
+    """The state of the index.
+
+    `fitted` counts the images that the live generation was built on, `fresh` those that were added
+    since; `explained` is 1 before there is one. `bytes` is memory of vectors and codes,
+    `mapped_bytes` that of files of which the system keeps in memory what is used.
+    """
 
     count: int
     generation: int
+    generations: tuple[int, ...]
     fitted: int
+    fresh: int
     dim: int
     projected: bool
     explained: float
     index_type: str
+    recall: float
+    nprobe: int
+    candidates: int
+    cells: int
     bytes: int
+    mapped_bytes: int
     built_at: str | None
+    build_seconds: float
     recipe: Recipe
     precision: str
+    calibration: Calibration | None
 
 
 class Searcher:
     """A collection of images that can be added to, searched and built.
 
     Methods may be called from several threads. A write returns when it is durable and visible
-    to every later search.
+    to every later search. Writes wait for each other; searches wait for nobody: what is durable is
+    made visible by a change of the vectors that takes microseconds.
     """
 
     def __init__(
@@ -99,38 +100,66 @@ class Searcher:
         deadline_s: float = 120.0,
         batch_wait_ms: float = 2.0,
         max_queue: int = 256,
+        build_options: BuildOptions | None = None,
+        build_process_from: int = CHILD_FROM,
+        originals: Originals | None = None,
     ) -> None:
         """Open the index in `data_dir`: load the live generation and replay what came after.
 
+        Args:
+            build_process_from: images from which a build has a process of its own.
+            originals: where the bytes of images are kept.
+
         Raises: IndexMismatch if the index was made with another recipe, CorruptIndex if its
-            catalog is damaged. A damaged generation is rebuilt from the catalog.
+            catalog is damaged. A damaged generation is replaced by the one before it, or rebuilt
+            from the catalog.
         """
         self.describer = describer
         self.recipe = describer.recipe
         self.deadline_s = deadline_s
+        self.originals = originals
         with storage_errors(data_dir):
             data_dir.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(data_dir / "catalog.sqlite")
-        try:
-            self.generations = Generations(data_dir)
-            self._check_recipe()
-            # Catalog and vectors change together under this lock, so a search that holds it
-            # sees every image either fully present or fully absent.
-            self._lock = ReadWriteLock()
-            self._building = threading.Lock()
-            self._view = self._open_view()
-        except BaseException:
-            self.catalog.close()
-            raise
         self._batcher: Batcher[Pixels, Vectors] = Batcher(
             lambda images: list(describer.describe(images)),
             max_batch=describer.options.batch_size,
             max_wait_ms=batch_wait_ms,
             max_queue=max_queue,
         )
+        try:
+            self.generations = Generations(data_dir)
+            self._check_recipe()
+            self.columns = MetadataColumns(self.catalog)
+            self._leaving = Leaving()
+            self._answering = Answering(
+                self.catalog, self.columns, self._leaving, self.recipe.fingerprint
+            )
+            self._writing = threading.Lock()
+            self._building = threading.Lock()
+            self._journal: Journal | None = None
+            self._views = Views(self.catalog, self.generations, describer)
+            self._builder = Builder(
+                data_dir,
+                self.catalog,
+                self.generations,
+                describer,
+                build_options or BuildOptions(),
+                originals,
+                build_process_from,
+            )
+            self._view = self._open_view()
+            if originals is not None:
+                originals.sweep_later(self.catalog.path, self.catalog.used_digests)
+        except BaseException:
+            self._batcher.close()
+            self.catalog.close()
+            raise
 
     def close(self) -> None:
         self._batcher.close()
+        if self.originals is not None:
+            self.originals.close()
         self.catalog.close()
 
     def _check_recipe(self) -> None:
@@ -143,84 +172,49 @@ class Searcher:
                     "start with its own, or use another data folder for this one"
                 )
             self.generations.discard()
-        if stored is None or empty:
+        if stored is None or (empty and stored != self.recipe):
             self.catalog.set_recipe(self.recipe)
 
     # --- opening and building -------------------------------------------------------------
 
-    def _open_view(self) -> _View:
-        # A learned projection needs no collection to be fitted on: it serves from the start.
-        learned = self.describer.projection
-        dim = self.recipe.raw_dim if learned is None else learned.dim
-        view = _View(VectorIndex(dim), learned, None)
-        count = self.catalog.count()
-        try:
-            number = self.generations.current()
-            if number is not None:
-                view = self._load(number)
-            elif count > RAW_LIMIT:
-                log.warning("no generation is live; building one")
-                return self._build_view()
-        except (CorruptIndex, NoGeneration) as error:
-            log.error("%s; rebuilding from the catalog", error)
-            if count:
-                return self._build_view()
-            self.generations.discard()
-        self._replay(view)
+    def _open_view(self) -> View:
+        self.generations.sweep()
+        view = self._views.newest()
+        if view is None:
+            count = self.catalog.count()
+            built = self.generations.numbers() or self.generations.current_file.exists()
+            if count and (built or count > RAW_LIMIT):
+                log.warning("no generation can be searched; building one from the catalog")
+                return self._built_view(Reporter())
+            if not count:
+                self.generations.discard()
+            view = self._views.raw()
+        self._views.replay(view)
         return view
 
-    def _load(self, number: int) -> _View:
-        loaded = self.generations.load(number, self.recipe)
-        # Row numbers start again in a new catalog, and an older copy of it gives some out again:
-        # its rows would be answered with the vectors of other images.
-        if loaded.manifest.last_row > self.catalog.highest_row():
-            raise CorruptIndex(
-                f"generation {number} has rows up to {loaded.manifest.last_row}, the catalog only "
-                f"up to {self.catalog.highest_row()}: they do not belong together"
-            )
-        return _View(loaded.index, loaded.projection, loaded.manifest)
+    def _built_view(self, report: Reporter) -> View:
+        manifest = self._builder.write(report)
+        view = self._builder.calibrated(self._views, manifest, self._describe_bulk, report)
+        self.generations.publish(manifest.number)
+        return view
 
-    def _build_view(self, progress: Progress | None = None) -> _View:
-        rows = self.catalog.live_rows()
-        built = self.generations.build(
-            rows,
-            self.catalog.descriptors,
-            self.recipe,
-            self.describer.precision,
-            progress,
-            learned=self.describer.projection,
-        )
-        self.generations.publish(built.manifest.number)
-        return _View(built.index, built.projection, built.manifest)
-
-    def _replay(self, view: _View) -> int:
-        """Make the vectors of `view` those of the catalog; returns how many rows differed."""
-        live, indexed = self.catalog.live_rows(), view.index.rows()
-        missing, gone = np.setdiff1d(live, indexed), np.setdiff1d(indexed, live)
-        for rows, vectors in self.catalog.descriptors(missing):
-            view.index.add(rows, project(view.projection, vectors))
-        view.index.remove(gone)
-        if len(missing) or len(gone):
-            log.info("replayed %d added and %d removed images", len(missing), len(gone))
-        return len(missing) + len(gone)
-
-    def build(self, progress: Progress | None = None) -> Manifest:
+    def build(
+        self, progress: Progress | None = None, *, phase: Callable[[str], None] | None = None
+    ) -> Manifest:
         """Fit the projection on the collection, build a generation and switch to it.
 
         With a learned projection there is nothing to fit. Searches, adds and deletes go on
-        meanwhile; what they changed is replayed before the switch. Raises EmptyIndex, StorageFull.
+        meanwhile; what they changed is in the new generation, too. `phase` is called with the name
+        of each part of the work, `progress` with how far that is; what they raise ends the build
+        with nothing changed. Raises EmptyIndex, StorageFull, RecallTooLow.
         """
         with self._building:
-            if self.catalog.count() == 0:
+            if not len(self._view.index):
                 raise EmptyIndex("the index is empty; add images before building it")
-            view = self._build_view(progress)
-            # Most of what changed meanwhile is caught up with before anybody has to wait.
-            self._replay(view)
-            with self._lock.writing():
-                self._replay(view)
-                self._view = view
-            assert view.manifest is not None
-            return view.manifest
+            report = Reporter(progress or _nothing, phase or _nothing)
+            manifest = self._switch_to(lambda: self._built_view(report)).manifest
+            assert manifest is not None, "what was built has a manifest"
+            return manifest
 
     def reload(self) -> int:
         """Load the generation that CURRENT names and switch to it; returns its number.
@@ -231,42 +225,113 @@ class Searcher:
             number = self.generations.current()
             if number is None:
                 raise NoGeneration("no generation has been built yet; build the index first")
-            view = self._load(number)
-            self._replay(view)
-            with self._lock.writing():
-                self._replay(view)
-                self._view = view
-            return number
+            return self._switch_to(lambda: self._loaded_view(number)).generation
+
+    def rollback(self, to: int | None = None) -> int:
+        """Switch back to an earlier generation, by default the one before; returns its number.
+
+        What was written since it was built is in the answers all the same. Raises: NoGeneration,
+            CorruptIndex, IndexMismatch; the live generation then stays.
+        """
+        with self._building:
+            live = self._view.generation
+            earlier = [number for number in self.generations.numbers() if number < live]
+            if to is None and not earlier:
+                raise NoGeneration("there is no earlier generation to go back to")
+            number = earlier[-1] if to is None else to
+
+            def load() -> View:
+                view = self._loaded_view(number)
+                self.generations.publish(number)
+                return view
+
+            return self._switch_to(load).generation
+
+    def _loaded_view(self, number: int) -> View:
+        view = self._views.load(number)
+        self._views.replay(view)
+        return view
+
+    def _switch_to(self, make: Callable[[], View]) -> View:
+        """Search what `make` returns from now on, with what was written while it was made."""
+        journal = Journal()
+        with self._writing:
+            self._journal = journal
+        try:
+            view = make()
+            view.measured_background()
+            # Most of what changed meanwhile is caught up with before anybody has to wait.
+            while len(journal) > SMALL_REST:
+                self._views.catch_up(view, journal)
+            with self._writing:
+                self._views.catch_up(view, journal)
+                self._view, self._journal = view, None
+        finally:
+            with self._writing:
+                self._journal = None
+        return view
 
     def check(self) -> None:
         """Raises CorruptIndex if catalog and vectors do not hold equally many images."""
-        with self._lock.reading():
+        with self._writing:
             stored, indexed = self.catalog.count(), len(self._view.index)
         if stored != indexed:
             raise CorruptIndex(
                 f"{stored} images are stored, but {indexed} indexed; restart to index them"
             )
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """What scores mean in the live generation, if that could be measured."""
+        return self._view.calibration
+
+    def reliability_picture(self) -> bytes | None:
+        """A PNG of how far the calibration of the live generation holds; None without one."""
+        return self.generations.reliability_picture(self._view.generation)
+
     def stats(self) -> IndexStats:
         view = self._view
+        manifest = view.manifest
         return IndexStats(
-            count=self.catalog.count(),
+            count=len(view.index),
             generation=view.generation,
-            fitted=view.manifest.count if view.manifest else 0,
+            generations=tuple(self.generations.numbers()),
+            fitted=manifest.count if manifest else 0,
+            fresh=view.index.rows_after(manifest.last_row) if manifest else len(view.index),
             dim=view.index.dim,
             projected=view.projection is not None,
-            explained=view.manifest.explained if view.manifest else 1.0,
-            index_type="flat",
+            explained=manifest.explained if manifest else 1.0,
+            index_type=manifest.index_type if manifest else "flat",
+            recall=manifest.recall if manifest else 1.0,
+            nprobe=manifest.nprobe if manifest else 0,
+            candidates=manifest.candidates if manifest else 0,
+            cells=manifest.cells if manifest else 0,
             bytes=view.index.bytes,
-            built_at=view.manifest.created_at if view.manifest else None,
+            mapped_bytes=view.index.mapped_bytes,
+            built_at=manifest.created_at if manifest else None,
+            build_seconds=manifest.seconds if manifest else 0.0,
             recipe=self.recipe,
             precision=self.describer.precision,
+            calibration=view.calibration,
         )
 
     def verify(self, progress: Progress | None = None) -> list[str]:
         """Problems of the files and of the live index; [] if all is well. See `verification`."""
         view = self._view
         return verify(self.catalog, self.generations, view.index, view.projection, progress)
+
+    def duplicates(
+        self, options: DuplicateOptions, progress: Progress | None = None
+    ) -> DuplicateReport:
+        """Images that show the same picture, in groups; see `engine.duplicates`."""
+        view = self._view
+        return find_duplicates(
+            self.catalog,
+            view.index,
+            options,
+            calibration=view.calibration,
+            progress=progress or _nothing,
+        )
 
     # --- writing --------------------------------------------------------------------------
 
@@ -278,7 +343,9 @@ class Searcher:
         """
         image = self.describer.decode(data)
         vector = self._wait(self._batcher.submit(image.pixels))
-        with self._lock.writing():
+        if self.originals is not None and self.originals.keeps:
+            image = replace(image, data=data)
+        with self._writing:
             rows, replaced = self._store([new_image(image_id, image, vector, metadata)])
             # Within the lock: the id may be deleted right after.
             record = self.catalog.by_rows(rows)[rows[0]]
@@ -311,26 +378,73 @@ class Searcher:
         """
         if not images:
             return []
-        with self._lock.writing():
+        with self._writing:
             _, replaced = self._store(images, new_ids)
         return replaced
 
     def _store(
         self, images: Sequence[NewImage], new_ids: Set[str] = frozenset()
     ) -> tuple[list[int], list[int]]:
-        """New and replaced rows. The caller holds the lock for writing."""
+        """New and replaced rows. The caller holds the lock of writers."""
         view = self._view
         vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
         projected = project(view.projection, vectors)
-        rows, replaced = self.catalog.put(images, new_ids=new_ids)
-        view.index.change(np.array(rows, np.int64), projected, np.array(replaced, np.int64))
+        replaced_digests: list[str] = []
+
+        def remember(_: list[int], records: list[ImageRecord]) -> None:
+            self._forget(records)
+            replaced_digests.extend(record.digest for record in records)
+
+        with self._keeping(images):
+            rows, replaced = self.catalog.put(images, new_ids=new_ids, before_commit=remember)
+        self.columns.put(rows, [image.metadata for image in images], [])
+        self._change(view, rows, projected, replaced)
+        self._drop_originals(replaced_digests)
         return rows, replaced
+
+    def _change(self, view: View, rows: list[int], vectors: Vectors, removed: list[int]) -> None:
+        view.index.change(np.array(rows, np.int64), vectors, np.array(removed, np.int64))
+        if self._journal is not None:
+            self._journal.note(rows, removed)
+
+    def _forget(self, records: Sequence[ImageRecord]) -> None:
+        """Keep what searches that began before a change may still ask for."""
+        # The columns go on knowing a removed row until no search can come upon it.
+        self.columns.remove(self._leaving.note(records))
+
+    def _keeping(self, images: Sequence[NewImage]) -> AbstractContextManager[None]:
+        if self.originals is None:
+            return nullcontext()
+        kept = [(image.digest, image.data) for image in images]
+        return self.originals.holding(kept, self.catalog.used_digests)
+
+    def _drop_originals(self, digests: Sequence[str]) -> None:
+        if self.originals is not None and digests:
+            self.originals.forget(digests, self.catalog.used_digests)
+
+    def patch(self, image_id: str, change: Json) -> ImageRecord:
+        """Change the metadata of an image by a JSON merge patch (RFC 7396).
+
+        Returns: the record as it now is. Raises: UnknownImage, InvalidOption.
+        """
+        with self._writing:
+            record = self.catalog.patch(image_id, change)
+            self.columns.patch(record.row, record.metadata)
+        return record
 
     def delete(self, image_id: str) -> None:
         """Forget an image; no later search finds it. Raises UnknownImage."""
-        with self._lock.writing():
-            row = self.catalog.delete(image_id)
-            self._view.index.remove(np.array([row], np.int64))
+        with self._writing:
+            gone: list[ImageRecord] = []
+
+            def remember(record: ImageRecord) -> None:
+                gone.append(record)
+                self._forget(gone)
+
+            row = self.catalog.delete(image_id, before_commit=remember)
+            view = self._view
+            self._change(view, [], np.empty((0, view.index.dim), np.float32), [row])
+            self._drop_originals([record.digest for record in gone])
 
     # --- searching ------------------------------------------------------------------------
 
@@ -349,22 +463,62 @@ class Searcher:
             decoded = time.perf_counter()
             raw = stored_descriptor(self._wait(self._batcher.submit(image.pixels)))
             described = time.perf_counter()
-        answer = self._answer(raw, query_digest, None, options)
+        answer = self.search_described(raw, query_digest, options)
         return _timed(answer, decode=decoded - started, describe=described - decoded)
+
+    def search_described(
+        self, raw: Vectors, file_digest: str, options: SearchOptions
+    ) -> SearchAnswer:
+        """As `search`, for an image whose (D,) raw descriptor is known, and its file's digest."""
+        return self._answer(raw, file_digest, None, options)
 
     def search_id(self, image_id: str, options: SearchOptions) -> SearchAnswer:
         """The stored images most similar to a stored one.
 
         Raises: UnknownImage, CorruptIndex if the catalog has lost its descriptor.
         """
+        raw, file_digest = self._stored_image(image_id)
+        return self._answer(raw, file_digest, image_id, options)
+
+    def _stored_image(self, image_id: str) -> tuple[Vectors, str]:
+        """Raw descriptor and digest. Raises UnknownImage, CorruptIndex."""
         while True:
             record = self.catalog.get(image_id)
             raw = self._stored_vector(record.row)
             if raw is not None:
-                return self._answer(raw, record.digest, image_id, options)
+                return raw, record.digest
             # Replaced or deleted between the two reads, unless the row is still there.
             if self.catalog.by_rows([record.row]):
                 raise CorruptIndex(f"the image {image_id!r} has no descriptor; add it again")
+
+    def compare(self, a: str | bytes, b: str | bytes) -> Comparison:
+        """Two images against each other, each an image file or the id of a stored one.
+
+        Raises: UnknownImage, the errors of decoding, Overloaded and DeadlineExceeded.
+        """
+        described = [self._described(image) for image in (a, b)]
+        view = self._view
+        first, second = (
+            Described(project(view.projection, raw[None])[0], file_digest)
+            for raw, file_digest in described
+        )
+        return compare(
+            first,
+            second,
+            background=view.measured_background(),
+            calibration=view.calibration,
+            fingerprint=self.recipe.fingerprint,
+            generation=view.generation,
+            count=len(view.index),
+        )
+
+    def _described(self, image: str | bytes) -> tuple[Vectors, str]:
+        """Raw descriptor and digest of an image file or a stored image."""
+        if isinstance(image, bytes):
+            decoded = self.describer.decode(image)
+            raw = stored_descriptor(self._wait(self._batcher.submit(decoded.pixels)))
+            return raw, decoded.digest
+        return self._stored_image(image)
 
     def _stored_vector(self, row: int) -> Vectors | None:
         for _, vectors in self.catalog.descriptors([row]):
@@ -375,40 +529,14 @@ class Searcher:
     def _answer(
         self, raw: Vectors, query_digest: str, own_id: str | None, options: SearchOptions
     ) -> SearchAnswer:
-        started = time.perf_counter()
-        with self._lock.reading():
-            view = self._view
-            background = self._background(view)
-            query = project(view.projection, raw[None])[0]
-            exact = {record.row for record in self.catalog.by_digest(query_digest)}
-            wanted = options.offset + options.limit
-            expanded, joined = expand_query(view.index, query, exact, options, background)
-            rows, scores = rank_rows(view.index, expanded, wanted, exact, options.augmentation)
-            ranked = rank(rows, scores, exact)
-            as_stored = not joined and not options.augmentation
-            plain = scores if as_stored else view.index.vectors(rows) @ query
-            records = self.catalog.by_rows(row for row, _ in ranked)
-            count = len(view.index)
-        kinds = match_types(rows, plain, exact, background)
-        hits = select_hits(ranked, records, kinds, exact, own_id, options)
-        return SearchAnswer(
-            hits=hits,
-            fingerprint=self.recipe.fingerprint,
-            generation=view.generation,
-            count=count,
-            expanded_with=joined,
-            timing_ms={"search": 1000 * (time.perf_counter() - started)},
-        )
+        view = self._view
+        vector = project(view.projection, raw[None])[0]
+        return self._answering.answer(view, Query(vector, query_digest, own_id), options)
 
-    def _background(self, view: _View) -> Background | None:
-        """Measured again whenever the collection has doubled or halved."""
-        size = len(view.index)
-        if size >= MIN_IMAGES and not view.background_of <= size < 2 * view.background_of:
-            power = 1 << (size.bit_length() - 1)
-            rows = np.sort(view.index.rows())[:power]
-            view.background = Background.of(view.index.vectors(rows[:: max(1, power // 512)]))
-            view.background_of = power
-        return view.background if size >= MIN_IMAGES else None
+    def _describe_bulk(self, pictures: Sequence[Pixels]) -> Vectors:
+        """Raw descriptors, after what anybody waits for."""
+        futures = [self._submit_bulk(picture) for picture in pictures]
+        return np.stack([stored_descriptor(future.result()) for future in futures])
 
     def _wait(self, future: Future[Vectors]) -> Vectors:
         try:
@@ -418,6 +546,10 @@ class Searcher:
             raise DeadlineExceeded(
                 f"the image was not described within {self.deadline_s:g} s; try again later"
             ) from error
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Json) -> NewImage:
@@ -431,6 +563,7 @@ def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Jso
         metadata=metadata,
         thumbnail=encode_thumbnail(image.pixels),
         descriptor=vector,
+        data=image.data,
     )
 
 

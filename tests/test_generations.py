@@ -12,11 +12,21 @@ import torch
 from safetensors.torch import load_file, save
 
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch, NoGeneration
-from engine.generations import MIN_FIT_IMAGES, Generation, Generations, Manifest, project
+from engine.generations import (
+    MIN_FIT_IMAGES,
+    BuildPlan,
+    Generation,
+    Generations,
+    Manifest,
+    Reporter,
+    project,
+)
 from engine.postprocess import LinearProjection, PCAProjection
 from engine.types import Json, Recipe, Rows, Vectors
+from engine.vector_index import BuildOptions
 from tests.stored import RAW_DIM, RECIPE, other_recipe, unit_vectors
 
+PLAN = BuildPlan(RECIPE, "float32")
 FILES = ("vectors.faiss", "projection.safetensors", "manifest.json")
 
 
@@ -41,10 +51,10 @@ def generations(tmp_path: Path) -> Generations:
 
 
 def build(generations: Generations, store: Store, *, live: bool = True) -> Generation:
-    built = generations.build(store.rows, store.read, RECIPE, "float32")
+    manifest = generations.build(store.rows, store.read, PLAN)
     if live:
-        generations.publish(built.manifest.number)
-    return built
+        generations.publish(manifest.number)
+    return generations.load(manifest.number, RECIPE)
 
 
 def as_json(manifest: Manifest) -> Json:
@@ -103,7 +113,7 @@ def test_stored_vectors_are_principal_components_of_the_collection(
 @pytest.mark.parametrize("shrinkage", [0.3, 1.0])
 def test_the_shrinkage_of_the_recipe_is_used(generations: Generations, shrinkage: float) -> None:
     store, recipe = Store(80), other_recipe(projection_shrinkage=shrinkage, projection_power=0.5)
-    generations.build(store.rows, store.read, recipe, "float32")
+    generations.build(store.rows, store.read, BuildPlan(recipe, "float32"))
     loaded = generations.load(1, recipe)
     raw = store.vectors.astype(np.float64)
     centred = raw - raw.mean(axis=0)
@@ -150,23 +160,21 @@ def test_a_learned_projection_is_used_as_it_is_whatever_the_size(
 ) -> None:
     store, learned = Store(count), learned_projection()
     recipe = other_recipe(projection_digest="a" * 64)
-    built = generations.build(store.rows, store.read, recipe, "float32", learned=learned)
+    generations.build(store.rows, store.read, BuildPlan(recipe, "float32", learned=learned))
     raw, mean = store.vectors.astype(np.float64), learned.mean.double().numpy()
     directions = learned.directions.double().numpy()
     expected = (raw - mean) @ directions.T
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     loaded = generations.load(1, recipe)
-    for generation in (built, loaded):
-        found = generation.index.vectors(store.rows)
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-        assert (generation.manifest.dim, generation.manifest.projected) == (7, True)
+    np.testing.assert_allclose(loaded.index.vectors(store.rows), expected, atol=1e-6)
+    assert (loaded.manifest.dim, loaded.manifest.projected) == (7, True)
     queries = unit_vectors(5, seed=9)
     np.testing.assert_array_equal(project(loaded.projection, queries), project(learned, queries))
     # What a least-squares fit by the directions leaves unexplained.
     centred = raw - raw.mean(axis=0)
     left = centred.T - directions.T @ np.linalg.lstsq(directions.T, centred.T, rcond=None)[0]
     share = 1 - (left**2).sum() / (centred**2).sum() if count > 1 else 1.0
-    assert built.manifest.explained == pytest.approx(share, abs=1e-9)
+    assert loaded.manifest.explained == pytest.approx(share, abs=1e-9)
     with pytest.raises(IndexMismatch, match=r"projection_digest: a{12}\.\.\., not none"):
         generations.load(1, RECIPE)
 
@@ -181,7 +189,7 @@ def test_equal_descriptors_need_no_projection(generations: Generations) -> None:
 def test_progress_counts_up_to_all_images(generations: Generations) -> None:
     store, seen = Store(70), list[tuple[int, int]]()
     generations.build(
-        store.rows, store.read, RECIPE, "float32", lambda done, total: seen.append((done, total))
+        store.rows, store.read, PLAN, Reporter(lambda done, total: seen.append((done, total)))
     )
     assert seen == [(16, 70), (32, 70), (48, 70), (64, 70), (70, 70)]
 
@@ -382,9 +390,28 @@ def test_publishing_keeps_the_two_newest(generations: Generations) -> None:
 def test_going_back_to_the_older_one_keeps_it(generations: Generations) -> None:
     for count in (1, 2):
         build(generations, Store(count))
-    generations.publish(1, keep=1)
+    generations.publish(1)
     assert generations.current() == 1
     assert generations.load(1, RECIPE).manifest.count == 1
+    assert generations.numbers() == [1, 2]  # to go forward again
+
+
+def test_what_was_never_published_goes_with_the_next_build_and_its_number_with_it(
+    generations: Generations,
+) -> None:
+    build(generations, Store(3))
+    build(generations, Store(4), live=False)
+    assert generations.numbers() == [1, 2]
+    assert build(generations, Store(5)).manifest.number == 3
+    assert generations.numbers() == [1, 3]
+
+
+def test_phases_are_told_in_order(generations: Generations) -> None:
+    store, phases = Store(60), list[str]()
+    options = BuildOptions(index_type="ivf_sq8", min_recall=0.0)
+    plan = BuildPlan(RECIPE, "float32", options)
+    generations.build(store.rows, store.read, plan, Reporter(phase=phases.append))
+    assert phases == ["fitting", "writing", "coding"]
 
 
 def test_leftovers_of_a_crash_are_ignored_and_written_over(generations: Generations) -> None:

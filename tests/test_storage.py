@@ -18,7 +18,7 @@ from engine.catalog import Catalog, stored_descriptor
 from engine.data_folder import DataFolder
 from engine.describer import Describer
 from engine.errors import DataFolderInUse, StorageFull, StorageReadOnly
-from engine.generations import Generations
+from engine.generations import BuildPlan, Generations
 from engine.ingest import Offered, add_chunk
 from engine.searcher import Searcher
 from engine.storage import storage_errors, write_atomically
@@ -161,18 +161,18 @@ def test_a_new_catalog_on_a_full_disk_says_so(disk: Path) -> None:
 def test_a_build_on_a_full_disk_leaves_the_old_generation_alone(disk: Path, leave_kb: int) -> None:
     generations = Generations(disk)
     rows = np.arange(1, COUNT + 1)
-    generations.build(rows, read_all, RECIPE, "float32")
+    generations.build(rows, read_all, BuildPlan(RECIPE, "float32"))
     generations.publish(1)
     before = files_in(disk)
     ballast = fill(disk, leave_kb=leave_kb)
     with pytest.raises(StorageFull, match=str(disk / "generations")):
-        generations.build(rows, read_all, RECIPE, "float32")
+        generations.build(rows, read_all, BuildPlan(RECIPE, "float32"))
     ballast.unlink()
     assert files_in(disk) == before
     assert [path.name for path in generations.folder.iterdir()] == ["1"]
     assert generations.current() == 1
     assert generations.load(1, RECIPE).manifest.count == COUNT
-    generations.build(rows, read_all, RECIPE, "float32")
+    generations.build(rows, read_all, BuildPlan(RECIPE, "float32"))
     generations.publish(2)
     assert generations.load(2, RECIPE).manifest.count == COUNT
 
@@ -235,10 +235,10 @@ def test_an_index_in_a_folder_that_becomes_read_only_says_so(
 def test_a_build_in_a_read_only_folder_says_so(disk: Path) -> None:
     generations = Generations(disk)
     rows = np.arange(1, COUNT + 1)
-    generations.build(rows, read_all, RECIPE, "float32")
+    generations.build(rows, read_all, BuildPlan(RECIPE, "float32"))
     make_read_only(disk)
     with pytest.raises(StorageReadOnly, match=str(disk / "generations")):
-        generations.build(rows, read_all, RECIPE, "float32")
+        generations.build(rows, read_all, BuildPlan(RECIPE, "float32"))
     with pytest.raises(StorageReadOnly, match=str(disk / "generations")):
         generations.publish(1)
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours among descriptors. The only user of faiss; owns its lock."""
+"""Exact nearest neighbours among descriptors that come and go."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 from engine.errors import CorruptIndex
 from engine.locks import ReadWriteLock
 from engine.types import Rows, Vectors
+from engine.vector_index.knobs import Allowed, Mask
+from engine.vector_index.selection import flat_parameters
 
 
-class VectorIndex:
+class FlatIndex:
     """Exact inner-product search over unit vectors, each under a row number.
 
     FAISS crashes when it is searched while it is changed, so every call takes the lock: searches
@@ -49,18 +51,22 @@ class VectorIndex:
             if len(removed):
                 self._index.remove_ids(faiss.IDSelectorBatch(np.asarray(removed, np.int64)))
 
-    def search(self, query: Vectors, k: int) -> tuple[Rows, Vectors]:
+    def search(
+        self, query: Vectors, k: int, allowed: Allowed | None = None
+    ) -> tuple[Rows, Vectors]:
         """Row numbers and inner products of the `k` best for a (D,) query, best first.
 
-        Fewer if the index holds fewer. Equal scores are ordered by row number, so that a longer
-        answer begins with the shorter one.
+        Fewer if the index holds fewer, or fewer are `allowed`. Equal scores are ordered by row
+        number, so that a longer answer begins with the shorter one.
         """
         if query.shape != (self.dim,):
             raise ValueError(f"query has shape {query.shape}; expected ({self.dim},)")
-        rows, scores = self.search_many(query[None], k)
+        rows, scores = self.search_many(query[None], k, allowed)
         return rows[0], scores[0]
 
-    def search_many(self, queries: Vectors, k: int) -> tuple[Rows, Vectors]:
+    def search_many(
+        self, queries: Vectors, k: int, allowed: Allowed | None = None
+    ) -> tuple[Rows, Vectors]:
         """As `search`, for (Q, D) queries at once: two arrays (Q, n), n at most `k`.
 
         From 20 queries on similarities come from one matrix product, which may round equal vectors
@@ -70,19 +76,23 @@ class VectorIndex:
             raise ValueError(f"queries have shape {queries.shape}; expected (Q, {self.dim})")
         queries = np.ascontiguousarray(queries, np.float32)
         with self._lock.reading():
-            count = self._index.ntotal
+            numbers = self._rows()
+            mask = None if allowed is None else _mask(allowed, numbers)
+            count = len(numbers) if mask is None else int(mask.sum())
             shape = (len(queries), max(0, min(k, count)))
             rows, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
             if not rows.size:
                 return rows, scores
-            some_scores, some_rows = self._index.search(queries, min(k + 1, count))
+            params = flat_parameters(mask)
+            flat = self._index.index
+            some_scores, some = flat.search(queries, min(k + 1, count), params=params)
             for number, query in enumerate(queries):
-                found, wanted = (some_scores[number], some_rows[number]), k + 1
+                found, wanted = (some_scores[number], numbers[some[number]]), k + 1
                 # Which of several equal ones FAISS leaves out is chance: let it leave out none.
                 while wanted < count and not found[0][-1] < found[0][k - 1]:
                     wanted *= 4
-                    more_scores, more_rows = self._index.search(query[None], min(wanted, count))
-                    found = more_scores[0], more_rows[0]
+                    more_scores, more = flat.search(query[None], min(wanted, count), params=params)
+                    found = more_scores[0], numbers[more[0]]
                 order = np.lexsort((found[1], -found[0]))[:k]
                 scores[number], rows[number] = found[0][order], found[1][order]
         return rows, scores
@@ -101,7 +111,10 @@ class VectorIndex:
     def rows(self) -> Rows:
         """All row numbers, in no particular order."""
         with self._lock.reading():
-            return np.array(faiss.vector_to_array(self._index.id_map), np.int64)
+            return self._rows()
+
+    def _rows(self) -> Rows:
+        return np.array(faiss.vector_to_array(self._index.id_map), np.int64)
 
     def save(self, path: Path) -> None:
         """Raises OSError if the file cannot be written whole."""
@@ -111,7 +124,7 @@ class VectorIndex:
             faiss.write_index(self._index, writer)
 
     @classmethod
-    def load(cls, path: Path, dim: int) -> VectorIndex:
+    def load(cls, path: Path, dim: int) -> FlatIndex:
         """Raises CorruptIndex if the file is not such an index."""
         index = cls(dim)
         try:
@@ -133,3 +146,13 @@ class VectorIndex:
     def bytes(self) -> int:
         """Memory of the stored vectors and row numbers."""
         return len(self) * (4 * self.dim + 8)
+
+
+def _mask(allowed: Allowed, rows: Rows) -> Mask:
+    """`allowed` of rows in any order: it wants them ascending."""
+    if (rows[1:] > rows[:-1]).all():
+        return allowed(rows)
+    order = np.argsort(rows)
+    mask = np.empty(len(rows), bool)
+    mask[order] = allowed(rows[order])
+    return mask

@@ -1,0 +1,93 @@
+"""From the descriptor of a query to an answer: one search of one view."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.candidates import expand_query, rank_rows
+from engine.catalog import Catalog
+from engine.journal import Leaving
+from engine.metadata_columns import MetadataColumns
+from engine.ranking import judge, least_similarity, rank, select_hits
+from engine.types import Expansion, SearchAnswer, SearchOptions, Vectors
+from engine.vector_index import SearchKnobs
+from engine.view import View
+
+LEAST_JUDGED = 100
+ATTEMPTS = 20
+"""A search starts over when an image is deleted while its vectors are compared."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for: a descriptor as it is searched, the digest of its file, and, if it is
+    a stored image, its id."""
+
+    vector: Vectors
+    digest: str
+    own_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Where answers come from, besides the view."""
+
+    catalog: Catalog
+    columns: MetadataColumns
+    leaving: Leaving
+    fingerprint: str
+
+    def answer(self, view: View, query: Query, options: SearchOptions) -> SearchAnswer:
+        """The stored images most similar to the query, best first.
+
+        No lock is held meanwhile. What the vectors say is of one moment; an image that was replaced
+        since is answered as it was.
+        """
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self._answer(view, query, options)
+            except KeyError:
+                continue
+        return self._answer(view, query, options)
+
+    def _answer(self, view: View, query: Query, options: SearchOptions) -> SearchAnswer:
+        started = time.perf_counter()
+        # First, as it may be refused.
+        least = least_similarity(view.calibration, options)
+        allowed = self.columns.allowed(options.filter) if options.filter else None
+        knobs = SearchKnobs(options.nprobe, options.exact)
+        background = view.measured_background()
+        copies = {record.row: record for record in self.catalog.by_digest(query.digest)}
+        exact = set(copies)
+        if allowed and exact:
+            rows = np.array(sorted(exact), np.int64)
+            exact = set(rows[allowed(rows)].tolist())
+        wanted = options.offset + options.limit
+        changed = options.expansion is not Expansion.NONE or options.augmentation
+        if least is not None and changed:
+            # What is left out is told by the plain similarity, in another order.
+            wanted = max(wanted, LEAST_JUDGED)
+        expanded, joined = expand_query(
+            view.index, query.vector, exact, options, background, knobs, allowed
+        )
+        rows, scores = rank_rows(
+            view.index, expanded, wanted, exact, options.augmentation, knobs, allowed
+        )
+        ranked = rank(rows, scores, exact)
+        as_found = not joined and not options.augmentation
+        plain = scores if as_found else view.index.vectors(rows) @ query.vector
+        records = self.catalog.by_rows(row for row, _ in ranked)
+        records |= self.leaving.find(row for row, _ in ranked if row not in records)
+        judged = judge(rows, plain, exact, background, view.calibration)
+        hits = select_hits(ranked, records, judged, exact, query.own_id, options, least)
+        return SearchAnswer(
+            hits=hits,
+            fingerprint=self.fingerprint,
+            generation=view.generation,
+            count=len(view.index),
+            expanded_with=joined,
+            timing_ms={"search": 1000 * (time.perf_counter() - started)},
+        )

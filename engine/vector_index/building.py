@@ -1,0 +1,229 @@
+"""Coding a large set of vectors, and measuring what the codes find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from engine.errors import InvalidOption, RecallTooLow
+from engine.types import Rows, Vectors
+from engine.vector_index.coded import CODES, EXACT, ROWS, CodedVectors, Effort
+from engine.vector_index.exact import ExactVectors, Positions
+from engine.vector_index.knobs import SearchKnobs
+from engine.vector_index.selection import cell_parameters
+
+AUTO = "auto"
+FLAT, SQ8, RABITQ, FLOAT16 = "flat", "ivf_sq8", "ivf_rabitq", "float16"
+INDEX_TYPES = (FLAT, SQ8, RABITQ, FLOAT16)
+FLAT_BELOW, RABITQ_FROM = 20_000, 200_000
+"""Images up to which all are compared, in 3 ms, and from which codes of one bit a value, which
+are scanned six times as fast as those of eight, pay for ranking more candidates exactly."""
+CELLS_PER_ROOT = 4
+"""Cells are so many times the square root of the number of vectors."""
+TRAIN_PER_CELL = 50
+ITERATIONS = 10
+ADD_BLOCK = 20_000
+SAMPLED = 400
+"""Vectors that are searched for to measure recall: half to choose the effort, half to report."""
+RECALL_AT = 10
+CANDIDATES = {SQ8: (200,), RABITQ: (200, 400, 800, 1600, 3200)}
+"""Candidates by code that may be ranked exactly. No fewer than a few pages of results."""
+SCAN_COST = {SQ8: 6.0, RABITQ: 1.0}
+RANK_COST = 50.0
+"""Relative cost of scanning a code and of ranking a candidate."""
+
+Steps = Callable[[int, int], None]
+"""Called with (vectors done, vectors in all); may raise to stop."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build makes.
+
+    `index_type` is one of INDEX_TYPES, or `auto`: by the number of vectors. A coded index looks as
+    far as it takes to find `recall_target` of the 10 nearest, and is refused below `min_recall`.
+    """
+
+    index_type: str = AUTO
+    recall_target: float = 0.99
+    min_recall: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.index_type not in (AUTO, *INDEX_TYPES):
+            raise InvalidOption(
+                f"index type {self.index_type!r} is unknown; "
+                f"known are {', '.join((AUTO, *INDEX_TYPES))}"
+            )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made: `recall` at 10, measured on vectors that the effort was not chosen on."""
+
+    index_type: str
+    recall: float
+    cells: int
+    effort: Effort
+
+
+def choose_index_type(options: BuildOptions, count: int) -> str:
+    """The type for `count` vectors."""
+    if options.index_type != AUTO:
+        return options.index_type
+    return FLAT if count < FLAT_BELOW else SQ8 if count < RABITQ_FROM else RABITQ
+
+
+def write_vectors(
+    folder: Path, chunks: Iterable[tuple[Rows, Vectors]], steps: Steps, total: int
+) -> Rows:
+    """Write unit vectors and their row numbers, chunk by chunk; returns the row numbers."""
+    rows: list[Rows] = []
+    done = 0
+    with (folder / EXACT).open("wb") as file:
+        for chunk, vectors in chunks:
+            file.write(np.ascontiguousarray(vectors, np.float16).data)
+            rows.append(chunk)
+            done += len(chunk)
+            steps(done, total)
+    all_rows = np.concatenate(rows) if rows else np.empty(0, np.int64)
+    with (folder / ROWS).open("wb") as file:
+        np.save(file, all_rows, allow_pickle=False)
+    return all_rows
+
+
+def build_base(folder: Path, rows: Rows, dim: int, options: BuildOptions, steps: Steps) -> Built:
+    """Code the vectors that `write_vectors` wrote.
+
+    With `auto`, a form that misses `recall_target` gives way to the next more exact one. Raises
+    RecallTooLow if the one that was asked for finds too little, whatever effort is made.
+    """
+    kind = choose_index_type(options, len(rows))
+    if kind == FLOAT16:
+        return Built(FLOAT16, 1.0, 0, Effort(1, 1))
+    exact = ExactVectors(folder / EXACT, len(rows), dim)
+    tuning, reporting = _samples(exact)
+    for attempt in (kind, *((SQ8,) if options.index_type == AUTO and kind == RABITQ else ())):
+        codes = _code(exact, attempt, steps)
+        effort = _choose_effort(codes, exact, attempt, tuning, (1 + options.recall_target) / 2)
+        coded = CodedVectors(exact, rows, codes, effort)
+        recall = _recall(coded, reporting)
+        cells = int(faiss.extract_index_ivf(codes).nlist)
+        built = Built(attempt, recall, cells, effort)
+        if recall >= options.recall_target:
+            break
+    if built.recall < options.min_recall:
+        raise RecallTooLow(
+            f"the {built.index_type} index finds {built.recall:.1%} of the nearest images, less "
+            f"than the {options.min_recall:.1%} that are asked for, and was not published; "
+            f"choose another index type ({FLAT} is exact)"
+        )
+    with (folder / CODES).open("wb") as file:
+        # Not by name: FAISS only prints a failure of closing, when its last bytes are written.
+        writer = faiss.PyCallbackIOWriter(file.write, 1 << 20)  # type: ignore[attr-defined, unused-ignore]
+        faiss.write_index(codes, writer)
+    return built
+
+
+def _code(exact: ExactVectors, kind: str, steps: Steps) -> Any:
+    """An index of inverted lists over all vectors, by position."""
+    count, dim = exact.count, exact.dim
+    cells = max(1, min(int(CELLS_PER_ROOT * count**0.5), count // 39))
+    codes: Any = faiss.index_factory(
+        dim, f"IVF{cells},{'SQ8' if kind == SQ8 else 'RaBitQ'}", faiss.METRIC_INNER_PRODUCT
+    )
+    codes.cp.niter = ITERATIONS
+    codes.cp.spherical = True
+    codes.cp.max_points_per_centroid = TRAIN_PER_CELL
+    steps(0, count)
+    codes.train(exact.take(_even(count, TRAIN_PER_CELL * cells)))
+    for start in range(0, count, ADD_BLOCK):
+        positions = np.arange(start, min(count, start + ADD_BLOCK))
+        codes.add_with_ids(exact.take(positions), positions)
+        steps(int(positions[-1]) + 1, count)
+    return codes
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Queries (Q, D), their own positions (Q,), and the similarity of the 10th nearest other."""
+
+    queries: Vectors
+    own: Positions
+    bound: Vectors
+    wanted: int
+
+
+def _samples(exact: ExactVectors) -> tuple[_Sample, _Sample]:
+    chosen = _even(exact.count, SAMPLED)
+    queries = exact.take(chosen)
+    wanted = min(RECALL_AT, exact.count - 1)
+    positions, scores = exact.search(queries, wanted + 1)
+    bound = np.array(
+        [
+            others[positions[number] != own][:wanted][-1] if wanted else 0.0
+            for number, (own, others) in enumerate(zip(chosen, scores, strict=True))
+        ],
+        np.float32,
+    )
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    first, second = (_Sample(queries[h], chosen[h], bound[h], wanted) for h in halves)
+    return first, second
+
+
+def _choose_effort(
+    codes: Any, exact: ExactVectors, kind: str, sample: _Sample, target: float
+) -> Effort:
+    """The cheapest effort that reaches `target` on the sample; else the best there is."""
+    ivf = faiss.extract_index_ivf(codes)
+    per_cell = exact.count / ivf.nlist
+    most = max(CANDIDATES[kind])
+    reached: list[tuple[float, Effort]] = []
+    nprobes = sorted({min(ivf.nlist, round(2 ** (step / 2))) for step in range(2 * 24)})
+    tried = 0
+    for nprobe in nprobes:
+        _, found = codes.search(sample.queries, most, params=cell_parameters(nprobe))
+        best = [_exact_first(exact, sample, number, some) for number, some in enumerate(found)]
+        for candidates in CANDIDATES[kind]:
+            recall = float(np.mean([np.sum(hits[:candidates]) for hits in best])) / sample.wanted
+            if recall >= target:
+                cost = nprobe * per_cell * SCAN_COST[kind] + candidates * RANK_COST
+                reached.append((cost, Effort(nprobe, candidates)))
+                break
+        tried += bool(reached)
+        # More cells may pay with fewer candidates, but not for long.
+        if tried > 4:
+            break
+    if reached:
+        return min(reached, key=lambda entry: entry[0])[1]
+    return Effort(int(ivf.nlist), most)
+
+
+def _exact_first(exact: ExactVectors, sample: _Sample, number: int, some: Positions) -> Vectors:
+    """For each candidate by code, best first: 1 if it is one of the nearest. At most `wanted`."""
+    positions = some[(some >= 0) & (some != sample.own[number])]
+    scores = exact.take(positions) @ sample.queries[number]
+    hits: Vectors = (scores >= sample.bound[number] - 1e-6).astype(np.float32)
+    # Of more copies than are wanted, any will do.
+    hits[np.cumsum(hits) > sample.wanted] = 0
+    return hits
+
+
+def _recall(coded: CodedVectors, sample: _Sample) -> float:
+    """Share of the nearest others that are found."""
+    if not sample.wanted:
+        return 1.0
+    found = 0
+    answers = coded.search(sample.queries, sample.wanted + 1, SearchKnobs())
+    for number, (positions, scores) in enumerate(answers):
+        others = scores[positions != sample.own[number]][: sample.wanted]
+        found += int(np.sum(others >= sample.bound[number] - 1e-6))
+    return found / (sample.wanted * len(sample.queries))
+
+
+def _even(count: int, size: int) -> Positions:
+    return np.unique(np.linspace(0, count - 1, min(count, size)).astype(np.int64))

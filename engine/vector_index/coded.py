@@ -1,0 +1,135 @@
+"""A large, unchanging set of vectors: found by short codes, ranked by the vectors themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+
+from engine.errors import CorruptIndex
+from engine.types import Rows, Vectors
+from engine.vector_index.exact import ExactVectors, Positions, best_first
+from engine.vector_index.knobs import Mask, SearchKnobs
+from engine.vector_index.selection import cell_parameters
+
+CODES, EXACT, ROWS = "vectors.faiss", "vectors.f16", "rows.npy"
+"""Files of a coded set: inverted lists, float16 vectors, and the row number of each position."""
+FEW = 8192
+"""With so few vectors to choose from, comparing with all of them is as fast as looking them up."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far a search looks: `nprobe` cells, and the best `candidates` by code are ranked by
+    their vectors."""
+
+    nprobe: int
+    candidates: int
+
+
+class CodedVectors:
+    """(N, D) unit vectors in cells, each as a short code; the best by code are ranked exactly.
+
+    Never changed, so searches need no lock. Vectors are known by their position, from 0. Without
+    codes every search is a scan: that is the form for a GPU.
+    """
+
+    def __init__(self, exact: ExactVectors, rows: Rows, codes: Any | None, effort: Effort) -> None:
+        """`rows` (N,) ascending row numbers; `codes` an index of FAISS over positions."""
+        self._exact, self.rows, self._codes, self.effort = exact, rows, codes, effort
+        if codes is not None:
+            self._ivf = faiss.extract_index_ivf(codes)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        dim: int,
+        effort: Effort,
+        *,
+        coded: bool = True,
+        device: torch.device | None = None,
+    ) -> CodedVectors:
+        """Raises CorruptIndex if the files are not those of such a set."""
+        try:
+            rows = np.load(folder / ROWS, allow_pickle=False)
+            codes = faiss.read_index(str(folder / CODES)) if coded else None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CorruptIndex(f"the vectors in {folder} cannot be read: {error}") from error
+        if rows.dtype != np.int64 or rows.ndim != 1 or not (rows[1:] > rows[:-1]).all():
+            raise CorruptIndex(f"{folder / ROWS} does not hold ascending row numbers")
+        if codes is not None and (codes.d != dim or codes.ntotal != len(rows)):
+            raise CorruptIndex(
+                f"{folder / CODES} does not hold {len(rows)} vectors of {dim} values"
+            )
+        return cls(ExactVectors(folder / EXACT, len(rows), dim, device), rows, codes, effort)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: Positions) -> Vectors:
+        """The vectors at `positions`, (N, D)."""
+        return self._exact.take(positions)
+
+    def search(
+        self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None = None
+    ) -> list[tuple[Positions, Vectors]]:
+        """Positions and inner products of the `k` best for each of (Q, D) queries, best first.
+
+        `mask` (N,) says which positions may be answered. Answers that are longer than the set has
+        candidates are made by a scan, and so are those among few: they are never short.
+        """
+        count = len(self) if mask is None else int(np.count_nonzero(mask))
+        k = min(k, count)
+        if not k:
+            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+        scan = self._codes is None or knobs.exact or count <= FEW or k > self.effort.candidates
+        if not scan:
+            found = self._by_code(queries, k, knobs, mask, count)
+            short = [number for number, (positions, _) in enumerate(found) if len(positions) < k]
+            if not short:
+                return found
+            exact = self._exact.search(queries[short], k, mask)
+            for place, number in enumerate(short):
+                found[number] = exact[0][place], exact[1][place]
+            return found
+        positions, scores = self._exact.search(queries, k, mask)
+        return list(zip(positions, scores, strict=True))
+
+    def _by_code(
+        self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None, count: int
+    ) -> list[tuple[Positions, Vectors]]:
+        assert self._codes is not None, "a set without codes is scanned"
+        nprobe = knobs.nprobe or self.effort.nprobe
+        if mask is not None:
+            # The nearest that are allowed lie as much farther as they are rarer.
+            nprobe = int(np.ceil(nprobe * len(self) / count))
+        params = cell_parameters(min(nprobe, self._ivf.nlist), mask)
+        _, candidates = self._codes.search(
+            np.ascontiguousarray(queries), self.effort.candidates, params=params
+        )
+        answers = []
+        for query, some in zip(queries, candidates, strict=True):
+            positions = np.sort(some[some >= 0])  # in the order of the file
+            scores: Vectors = self._exact.take(positions) @ query
+            order = best_first(scores, positions, k)
+            answers.append((positions[order], scores[order]))
+        return answers
+
+    @property
+    def bytes(self) -> int:
+        """Memory of codes, cells and row numbers; the mapped vectors are not in it."""
+        codes = 0
+        if self._codes is not None:
+            cells = 4 * self._ivf.nlist * self._ivf.d
+            codes = len(self) * (int(self._ivf.code_size) + 8) + cells
+        return codes + self.rows.nbytes
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of the file of vectors, which the system keeps in memory as far as it is used."""
+        return self._exact.bytes
