@@ -10,17 +10,19 @@ from pathlib import Path
 
 from engine.errors import DataFolderInUse
 from engine.storage import storage_errors
+from engine.swap import finish_swap
 
 
 class DataFolder:
     """Creates the folder and holds it for this process until `release`.
 
+    A restore or rebuild that was cut off while it changed files is finished first.
     The lock belongs to the open file, so it goes with the process however that ends. Its content
     tells others who the owner is and, for a service, where it listens.
     """
 
     def __init__(self, path: Path, *, url: str | None = None) -> None:
-        """Raises DataFolderInUse, StorageReadOnly or StorageFull."""
+        """Raises DataFolderInUse, StorageReadOnly, StorageFull or CorruptIndex."""
         self.path = path
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -35,6 +37,7 @@ class DataFolder:
                 self._file.truncate(0)
                 self._file.write(json.dumps({"pid": os.getpid(), "url": url}))
                 self._file.flush()
+                finish_swap(path)
         except BaseException:
             self.release()
             raise

@@ -66,7 +66,8 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 class DecodedImage:
     """Upright RGB pixels, resized, with what is known of the file they came from.
 
-    `width` and `height` are those of the upright original, before resizing.
+    `width` and `height` are those of the upright original, before resizing. `data` are the bytes of
+    the file, for those who keep them.
     """
 
     pixels: Pixels
@@ -74,6 +75,7 @@ class DecodedImage:
     height: int
     format: str
     digest: str
+    data: bytes | None = None
 
 
 def digest(data: bytes) -> str:
@@ -150,6 +152,15 @@ def decode(
     except MemoryError as error:
         raise BadImage(f"the {format_name} image cannot be decoded: {error!r}") from error
     return DecodedImage(pixels, width, height, format_name, digest(data))
+
+
+def check_decodable(data: bytes) -> None:
+    """Decode an image file of any size. Raises BadImage or UnsupportedImage."""
+    image = _open(data)
+    try:
+        image.load()
+    except _DECODER_ERRORS as error:
+        raise BadImage(f"the {image.format} image is damaged: {error}") from error
 
 
 def encode_thumbnail(pixels: Pixels, *, side: int = 256) -> bytes:

@@ -21,7 +21,7 @@ MAX_ID_LENGTH = 512
 MAX_NAME_LENGTH = MAX_ID_LENGTH - 13
 """Leaves room for a dash and 12 digits of the digest."""
 _JOINERS = "\u200c\u200d"
-RESERVED_SUFFIXES = ("/thumbnail", "/similar")
+RESERVED_SUFFIXES = ("/thumbnail", "/similar", "/original")
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,13 @@ def add_chunk(
     results: dict[int, AddResult] = {}
     fresh: list[tuple[int, DecodedImage]] = []
     seen: dict[str, str] = {}
+    resumed: set[str] = set()
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         for position, loaded in enumerate(
             pool.map(lambda item: _load(searcher, item, since), offered)
         ):
             if isinstance(loaded, AddResult):
-                results[position] = loaded
+                results[position] = _once(loaded, resumed)
             elif loaded.digest in seen and offered[position].id is None:
                 results[position] = AddResult(
                     offered[position].name,
@@ -171,13 +172,27 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
                     record.id,
                     f"the same bytes are indexed as {record.id!r}",
                 )
-        return searcher.describer.decode(data)
+        decoded = searcher.describer.decode(data)
+        # Only then: 16 images may wait for a forward pass with all their bytes.
+        keeps = searcher.originals is not None and searcher.originals.keeps
+        return replace(decoded, data=data) if keeps else decoded
     except (StorageFull, StorageReadOnly):
         raise
     except EngineError as error:
         return AddResult(item.name, AddOutcome.FAILED, item.id, str(error))
     except OSError as error:
         return AddResult(item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}")
+
+
+def _once(result: AddResult, resumed: set[str]) -> AddResult:
+    """An image that an interrupted run had stored was added once, however often it was offered."""
+    if result.outcome is not AddOutcome.ADDED or result.id is None:
+        return result
+    if result.id in resumed:
+        detail = f"the same bytes are indexed as {result.id!r}"
+        return AddResult(result.name, AddOutcome.SKIPPED, result.id, detail)
+    resumed.add(result.id)
+    return result
 
 
 def _candidate_ids(name: str, image_digest: str) -> tuple[str, str]:

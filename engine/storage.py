@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
     """Turn what SQLite and the file system say about a bad disk into our own errors."""
     try:
         yield
-    except (OSError, OperationalError) as error:
+    except (OSError, OperationalError, sqlite3.OperationalError) as error:
         kind = _kind(error)
         if kind is StorageFull:
             raise StorageFull(
@@ -38,10 +39,9 @@ def _kind(error: Exception) -> type[StorageFull] | type[StorageReadOnly] | None:
             return StorageFull
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return StorageReadOnly
-    if isinstance(error, OperationalError):
-        # SQLite could not grow the shared memory file beside its log.
-        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
-            return StorageFull
+    # SQLite could not grow the shared memory file beside its log.
+    if getattr(getattr(error, "orig", error), "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":
+        return StorageFull
     text = str(error).lower()
     if "disk is full" in text or "no space left" in text or "disk quota" in text:
         return StorageFull
