@@ -9,12 +9,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from app.errors import PayloadTooLarge
-from engine.errors import BadImage
+from engine.errors import BadImage, StorageFull
 from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
 from engine.types import Json
 
@@ -52,6 +54,7 @@ class Spool:
     ) -> None:
         """Keep the uploads of a job. Raises StorageFull, leaving nothing behind."""
         folder = self.path(job_id)
+        offered_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         with storage_errors(self.folder):
             try:
                 folder.mkdir(parents=True)
@@ -63,7 +66,7 @@ class Spool:
                         shutil.copyfileobj(source, out, COPY_BYTES)
                     fsync_file(target)
                     names.append(name)
-                content = {"names": names, "metadata": metadata}
+                content = {"names": names, "metadata": metadata, "offered_at": offered_at}
                 write_atomically(folder / UPLOADS, json.dumps(content).encode())
                 fsync_folder(self.folder)
             except BaseException:
@@ -74,30 +77,45 @@ class Spool:
         """List the images of a job, taking archives apart; returns how many there are.
 
         Doing it again gives the same list. `check` is called for each image and may raise to
-        stop. Raises PayloadTooLarge beyond the limits.
+        stop. Raises PayloadTooLarge beyond the limits, and StorageFull, leaving no image behind.
         """
         folder = self.path(job_id)
         items: list[Item] = []
         unpacked = 0
-        with storage_errors(self.folder):
-            for position, name in enumerate(self._uploads(job_id)["names"]):
-                for item, size in self._items(folder / f"upload-{position:06d}", name):
-                    check()
-                    items.append(item)
-                    unpacked += size
-                    if unpacked > self._max_total_bytes:
-                        raise PayloadTooLarge(
-                            f"the upload unpacks to more than {self._max_total_bytes >> 20:,} MB; "
-                            "send it in parts"
-                        )
-                    if len(items) > self._max_images:
-                        raise PayloadTooLarge(
-                            f"the upload holds more than {self._max_images:,} images; "
-                            "send it in parts"
-                        )
-            content = json.dumps([asdict(item) for item in items]).encode()
-            write_atomically(folder / ITEMS, content)
+        try:
+            with storage_errors(self.folder):
+                for position, name in enumerate(self._uploads(job_id)["names"]):
+                    for item, size in self._items(folder / f"upload-{position:06d}", name):
+                        check()
+                        items.append(item)
+                        unpacked += size
+                        self._check_limits(len(items), unpacked)
+                content = json.dumps([asdict(item) for item in items]).encode()
+                write_atomically(folder / ITEMS, content)
+        except StorageFull:
+            # Not to keep all others from writing while this waits for room.
+            for member in folder.glob("upload-*-*"):
+                member.unlink(missing_ok=True)
+            raise
         return len(items)
+
+    def _check_limits(self, images: int, unpacked_bytes: int) -> None:
+        if unpacked_bytes > self._max_total_bytes:
+            raise PayloadTooLarge(
+                f"the upload unpacks to more than {self._max_total_bytes >> 20:,} MB; "
+                "send it in parts"
+            )
+        if images > self._max_images:
+            raise PayloadTooLarge(
+                f"the upload holds more than {self._max_images:,} images; send it in parts"
+            )
+
+    def offered_at(self, job_id: str) -> str:
+        """When the upload came (ISO 8601, UTC)."""
+        content = self._uploads(job_id)
+        # Uploads of an earlier version do not say so themselves.
+        written = datetime.fromtimestamp((self.path(job_id) / UPLOADS).stat().st_mtime, UTC)
+        return str(content.get("offered_at", written.isoformat(timespec="milliseconds")))
 
     def metadata(self, job_id: str) -> Json:
         """What all images of a job get."""
@@ -122,14 +140,21 @@ class Spool:
         return (self.path(job_id) / item.file).read_bytes()
 
     def remove(self, job_id: str) -> None:
+        """Forget an upload."""
+        # First what makes it one: an upload that is half gone must not be taken for a whole.
+        with suppress(OSError):
+            (self.path(job_id) / UPLOADS).unlink()
         shutil.rmtree(self.path(job_id), ignore_errors=True)
 
-    def sweep(self, wanted: set[str]) -> None:
-        """Delete what belongs to no job of `wanted`: uploads cut off before they were accepted."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if path.name not in wanted:
-                    shutil.rmtree(path, ignore_errors=True)
+    def jobs(self) -> list[str]:
+        """Jobs that have something here, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return [path.name for path in sorted(self.folder.iterdir(), key=_written)]
+
+    def is_complete(self, job_id: str) -> bool:
+        """Whether the upload arrived whole and was not worked through."""
+        return (self.path(job_id) / UPLOADS).is_file()
 
     def _items(self, file: Path, name: str) -> Iterator[tuple[Item, int]]:
         """Images of one upload, with the bytes that unpacking each cost."""
@@ -206,6 +231,10 @@ def _tar_members(file: Path, limit: int) -> Iterator[_Member]:
                     data = source.read(limit + 1)
                 # The rest of a member has to be decompressed too, to come to the next one.
                 yield _Member(_readable(info.name), data, info.size)
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _readable(name: str) -> str:

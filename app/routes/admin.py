@@ -7,7 +7,11 @@ from datetime import datetime
 from fastapi import APIRouter, Response
 
 from app.deps import JobsDep, RootDep, SearcherDep
-from app.schemas import IndexOut, JobOut, ReloadOut
+from app.duplicates import check_duplicate_options
+from app.errors import UnknownReport
+from app.jobs import Jobs
+from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOut, RollbackIn
+from engine.duplicates import DuplicateOptions
 from engine.errors import EmptyIndex
 from engine.searcher import IndexStats
 
@@ -22,10 +26,52 @@ def build(searcher: SearcherDep, jobs: JobsDep, root: RootDep, response: Respons
     """
     if searcher.catalog.count() == 0:
         raise EmptyIndex("the index is empty; add images before building it")
-    job = jobs.get(jobs.build())
-    response.headers["Location"] = f"{root}/jobs/{job.id}"
+    return accepted(jobs, jobs.build(), root, response)
+
+
+@router.post("/duplicates", status_code=202)
+def duplicates(
+    searcher: SearcherDep,
+    jobs: JobsDep,
+    root: RootDep,
+    response: Response,
+    options: DuplicatesIn | None = None,
+) -> JobOut:
+    """Look for near-duplicates in the whole collection; `/jobs/{id}/result` has the groups."""
+    if searcher.catalog.count() == 0:
+        raise EmptyIndex("the index is empty; add images before looking for duplicates")
+    chosen = DuplicateOptions(**(options or DuplicatesIn()).model_dump())
+    check_duplicate_options(searcher, chosen)
+    return accepted(jobs, jobs.duplicates(chosen), root, response)
+
+
+def accepted(jobs: Jobs, job_id: str, root: str, response: Response) -> JobOut:
+    """What a route answers that has queued a job."""
+    response.headers["Location"] = f"{root}/jobs/{job_id}"
     response.headers["Retry-After"] = "1"
-    return job
+    return jobs.get(job_id)
+
+
+@router.post("/rollback")
+def rollback(searcher: SearcherDep, jobs: JobsDep, options: RollbackIn | None = None) -> ReloadOut:
+    """Go back to an earlier generation, without a gap in service; images that came or went since
+    it was built are seen to. Without a number: to the one before."""
+    number = searcher.rollback((options or RollbackIn()).generation)
+    jobs.went_back()
+    return ReloadOut(generation=number, count=searcher.stats().count)
+
+
+@router.get(
+    "/reliability",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+)
+def reliability(searcher: SearcherDep) -> Response:
+    """How far the probabilities of the live generation can be trusted: a picture."""
+    picture = searcher.reliability_picture()
+    if picture is None:
+        raise UnknownReport("the live generation has no calibrated scores; build the index")
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 
 @router.post("/reload")
@@ -46,7 +92,7 @@ def index_out(stats: IndexStats) -> IndexOut:
         count=stats.count,
         generation=stats.generation,
         fitted=stats.fitted,
-        unfitted=max(0, stats.count - stats.fitted),
+        unfitted=stats.fresh,
         dim=stats.dim,
         projected=stats.projected,
         explained_variance=stats.explained,
@@ -56,5 +102,12 @@ def index_out(stats: IndexStats) -> IndexOut:
         fingerprint=stats.recipe.fingerprint,
         recipe=stats.recipe.to_json(),
         precision=stats.precision,
-        recall=1.0,  # a flat scan is exact
+        recall=stats.recall,
+        nprobe=stats.nprobe,
+        candidates=stats.candidates,
+        cells=stats.cells,
+        mapped_bytes=stats.mapped_bytes,
+        build_seconds=stats.build_seconds,
+        generations=list(stats.generations),
+        calibration=CalibrationOut.of(stats.calibration) if stats.calibration else None,
     )
