@@ -101,7 +101,9 @@ class Describer:
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
-        trunk = build_trunk(options.backbone, options.layer)
+        # Without drawing parameters at random only to replace them.
+        with torch.device("meta"):
+            trunk = build_trunk(options.backbone, options.layer)
         try:
             trunk.load(weights.state)
         except ValueError as error:

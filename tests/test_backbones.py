@@ -358,6 +358,20 @@ def test_half_precision_points_the_same_way(name: str) -> None:
         assert cosine.min() > 0.98
 
 
+@pytest.mark.parametrize("name", TRUNKS)
+def test_a_trunk_built_without_parameters_loads_copies_of_its_own(name: str) -> None:
+    state = untrained_state(name)
+    with torch.device("meta"):
+        empty = build_trunk(name)
+    usual = build_trunk(name)
+    for trunk in (empty, usual):
+        trunk.load(state)
+    for key, value in empty.state_dict().items():
+        assert value.device.type == "cpu"
+        assert torch.equal(value, usual.state_dict()[key])
+        assert value.data_ptr() != state[key].data_ptr()
+
+
 def test_a_trunk_may_be_prepared_twice() -> None:
     trunk = build_trunk("resnet101", "layer1")
     trunk.load(random_resnet())

@@ -116,7 +116,10 @@ class Trunk(nn.Module):
         ]
         if any(faults):
             raise ValueError("; ".join(fault for fault in faults if fault))
-        self.load_state_dict({name: state[name] for name in own})
+        # A trunk on the meta device has nothing to copy into: it gets copies of its own.
+        empty = any(value.is_meta for value in own.values())
+        taken = {name: state[name].clone() if empty else state[name] for name in own}
+        self.load_state_dict(taken, assign=empty)
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Frozen, in evaluation mode, channels last (the faster layout on CPU and GPU)."""

@@ -28,7 +28,9 @@ def untrained_state(backbone: str, seed: int = 0) -> dict[str, Tensor]:
     # The legacy generator is frozen: its streams never change between NumPy versions.
     draw = np.random.RandomState(seed)
     state: dict[str, Tensor] = {}
-    shapes = build_trunk(backbone).shapes()
+    with torch.device("meta"):  # only to be asked
+        trunk = build_trunk(backbone)
+    shapes = trunk.shapes()
     for name, shape in shapes.items():
         if len(shape) != 4:
             state.setdefault(name, _constant(name, shape))
