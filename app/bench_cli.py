@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -120,6 +122,105 @@ def trunks(
     if not json:
         console.table(list(rows[0]), [list(row.values()) for row in rows])
     _show(report, json)
+
+
+@app.command()
+def search(
+    size: Annotated[
+        list[int] | None,
+        typer.Option(min=1000, help="Images; 10000, 100000 and 1000000 otherwise. Repeatable."),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ours, faiss-flat, lancedb-rq, lancedb-hnsw or hnswlib; all otherwise. Repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File of results; what is finished in it is not done again.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="For vectors and indexes, 12 GB a million. [in the cache folder]"),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what --out has.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build again what is measured.")
+    ] = False,
+    only_prepare: Annotated[
+        bool,
+        typer.Option(
+            "--only-prepare", help="For a busy machine: build, unmeasured, and choose settings."
+        ),
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the median is reported.")] = 2,
+    questions: Annotated[int, typer.Option(min=8, help="Half of them to choose settings.")] = 1000,
+    json: options.Json = False,
+) -> None:
+    """Nearest neighbours: ours against FAISS flat, LanceDB and hnswlib, at the same recall."""
+    from benchmarks import search as bench
+    from benchmarks.search_engines import ENGINES
+    from engine.backbones.weights import default_cache_dir
+
+    unknown = sorted(set(engine or ()) - set(ENGINES))
+    if unknown:
+        raise InvalidOption(f"{unknown[0]!r} is no engine; known are {', '.join(ENGINES)}")
+    plan = bench.Plan(
+        sizes=size or bench.SIZES,
+        engines=engine or tuple(ENGINES),
+        seconds=seconds,
+        rounds=rounds,
+        questions=4 * (questions // 4),
+    )
+    folder = folder or (load_settings().cache_dir or default_cache_dir()) / "bench-search"
+    with console.progress_bar("measuring") as bar:
+        report = bench.run(
+            plan,
+            folder,
+            out,
+            fresh=fresh,
+            rebuild=rebuild,
+            only_prepare=only_prepare,
+            progress=bar.update,
+            tell=lambda line: console.err.print(line, markup=False),
+        )
+    if not json:
+        heads = ["images", "engine", "filter", "recall", "p50 ms", "p99 ms", "1 client/s"]
+        lines = [line for row in report["rows"] for line in _search_lines(row, plan.filters)]
+        console.table([*heads, "2 clients/s", "setting"], lines)
+        heads = ["images", "engine", "build s", "build MB", "bytes/image", "mapped", "on disk", ""]
+        console.table(heads, [_search_size(row) for row in report["rows"]])
+    _show(report, json)
+
+
+def _search_lines(row: dict[str, Any], filters: Sequence[int | None]) -> list[list[str]]:
+    """What an engine does without a filter, with each, and while rows are added."""
+    names = {"plain" if keep is None else f"keep_{keep}": keep for keep in filters}
+    labels = {name: "" if keep is None else f"{keep} %" for name, keep in names.items()}
+    lines = []
+    for name, label in (labels | {"adds": "adds"}).items():
+        if (cell := row[name]) is None:
+            continue
+        if name == "adds":
+            label = f"adds, {cell['added_per_s']:.0f}/s"
+        figures = ("recall", "p50_ms", "p99_ms", "per_s", "per_s_two")
+        setting = " ".join(f"{knob}={value}" for knob, value in cell["knob"].items())
+        lines.append(
+            [str(row["size"]), row["engine"], label]
+            + [_cell(cell.get(figure)) for figure in figures]
+            + [setting]
+        )
+    return lines
+
+
+def _search_size(row: dict[str, Any]) -> list[str]:
+    build = _cell(row["build_s"])
+    if row["build_s"] is None and row["build_s_estimate"] is not None:
+        build = f"about {row['build_s_estimate']:.3g}"
+    names = ("build_peak_mb", "own_bytes", "file_bytes", "disk_bytes")
+    figures = [_cell(row[name]) for name in names]
+    return [str(row["size"]), row["engine"], build, *figures, row["reason"] or ""]
 
 
 def _show(report: dict[str, Any], json: bool) -> None:
