@@ -19,9 +19,12 @@ from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
 from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
+from engine.originals import FOLDER as ORIGINALS
+from engine.originals import Originals
 from engine.pooling import build_pooling, format_spec, parse_spec
 from engine.searcher import Searcher
 from engine.types import Recipe
+from engine.vector_index import BuildOptions
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +238,10 @@ def open_searcher(
             deadline_s=settings.deadline_s,
             batch_wait_ms=settings.batch_wait_ms,
             max_queue=settings.max_queue,
+            build_options=BuildOptions(
+                settings.index_type, settings.recall_target, settings.min_recall
+            ),
+            originals=Originals(settings.data_dir / ORIGINALS, keeps=settings.keep_originals),
         )
     except BaseException:
         folder.release()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from app import console, options
+from app import collector, console, options
 from app.allocator import keep_large_blocks
 from app.settings import Settings, load_settings
 from engine.errors import EngineError, InvalidOption
@@ -24,11 +24,23 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script: errors of ours become one line and exit code 1."""
-    from app import bench_cli, evaluate_cli, explain_cli, index_cli, make_dataset_cli, train_cli
+    with collector.left_alone():
+        from app import (
+            bench_cli,
+            compare_cli,
+            evaluate_cli,
+            explain_cli,
+            index_cli,
+            make_dataset_cli,
+            snapshot_cli,
+            train_cli,
+        )
 
     app.add_typer(index_cli.app, name="index")
     app.add_typer(bench_cli.app, name="bench")
     app.add_typer(train_cli.app, name="train")
+    app.add_typer(snapshot_cli.app, name="snapshot")
+    app.command("compare")(compare_cli.compare)
     app.command("evaluate")(evaluate_cli.evaluate)
     app.command("explain")(explain_cli.explain)
     app.command("make-dataset")(make_dataset_cli.make_dataset)
@@ -63,9 +75,10 @@ def serve(
     """Start the service and its page."""
     import resource
 
-    import uvicorn
+    with collector.left_alone():
+        import uvicorn
 
-    from app.main import create_app, start
+        from app.main import create_app, start
 
     settings = load_settings(
         host=host,
@@ -138,6 +151,16 @@ def search(
     augmentation: Annotated[
         int, typer.Option(min=0, max=50, help="Neighbours that join each stored photo.")
     ] = 0,
+    max_fpr: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-9, max=0.5, help="Of images of other origin show no more than about this share."
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--filter", help='Only photos of such metadata: \'{"album": "2024"}\'.'),
+    ] = None,
     url: options.Url = None,
     data_dir: options.DataDir = None,
     device: options.Device = None,
@@ -145,17 +168,20 @@ def search(
     json: options.Json = False,
 ) -> None:
     """Find the stored images most similar to a photo."""
+    from app.files import read_file
     from app.schemas import SearchFields, SearchOut
     from app.session import session
 
     settings = load_settings(data_dir=data_dir, device=device, precision=precision)
     data = read_file(image)
     fields = SearchFields(
+        filter=None if where is None else _read_filter(where),
         limit=limit,
         query_expansion=expansion,
         query_expansion_neighbours=neighbours,
         query_expansion_alpha=alpha,
         database_augmentation=augmentation,
+        max_fpr=max_fpr,
     )
     with session(settings, url) as target:
         if target.client is not None:
@@ -169,10 +195,34 @@ def search(
         console.print_json(answer)
         return
     if not answer["results"]:
-        console.out.print("nothing found; the index is empty: add images with `cooc index add`")
+        if answer["index"]["count"]:
+            console.out.print(f"nothing found among {answer['index']['count']:,} images")
+        else:
+            console.out.print("nothing found; the index is empty: add images with `cooc index add`")
         return
-    rows = [[r["rank"], f"{r['score']:.4f}", r["match_type"], r["id"]] for r in answer["results"]]
-    console.table(("rank", "score", "match", "id"), rows)
+    rows = [
+        [r["rank"], f"{r['score']:.4f}", _percent(r.get("p_same_origin")), r["match_type"], r["id"]]
+        for r in answer["results"]
+    ]
+    console.table(("rank", "score", "same origin", "match", "id"), rows)
+
+
+def _read_filter(text: str) -> dict[str, Any]:
+    """The JSON of a filter, after a look at whether it is one. Raises InvalidOption."""
+    from json import loads
+
+    from engine.filters import parse_filter
+
+    try:
+        value: dict[str, Any] = loads(text)
+    except ValueError as error:
+        raise InvalidOption(f"--filter is not JSON: {error}") from error
+    parse_filter(value)
+    return value
+
+
+def _percent(probability: float | None) -> str:
+    return "" if probability is None else f"{100 * probability:.1f} %"
 
 
 @app.command()
@@ -249,14 +299,6 @@ def describe(
         console.out.print(f"{len(kept)} descriptors of {report['dim']} values in {out}")
     if failures:
         raise typer.Exit(1)
-
-
-def read_file(path: Path) -> bytes:
-    """Raises InvalidOption where a file cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidOption(f"cannot read {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

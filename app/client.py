@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,15 @@ class Client:
 
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         """Raises ServiceProblem with the service's own words."""
+        answer = self._request(method, path, **content)
+        body: dict[str, Any] = answer.json() if answer.content else {}
+        return body
+
+    def fetch(self, path: str) -> bytes:
+        """What an address answers, as it is. Raises as `call` does."""
+        return self._request("GET", path).content
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **content)
         except httpx.HTTPError as error:
@@ -35,11 +45,16 @@ class Client:
             ) from error
         if answer.is_error:
             raise ServiceProblem(_detail(answer))
-        body: dict[str, Any] = answer.json() if answer.content else {}
-        return body
+        return answer
 
     def search(self, data: bytes, name: str, **fields: Any) -> dict[str, Any]:
+        if "filter" in fields:
+            fields["filter"] = json.dumps(fields["filter"])
         return self.call("POST", "/search", files={"image": (name, data)}, data=fields)
+
+    def compare(self, a: tuple[str, bytes], b: tuple[str, bytes]) -> dict[str, Any]:
+        """Two images, each with the name of its file."""
+        return self.call("POST", "/compare", files={"image_a": a, "image_b": b})
 
     def add(self, files: list[tuple[str, Path]]) -> Iterator[dict[str, Any]]:
         """Upload files in parts; yields the job of each part."""

@@ -39,6 +39,10 @@ class UnknownJob(RequestProblem):
     """No job has this id."""
 
 
+class UnknownReport(RequestProblem):
+    """Nothing of this kind is kept: the result of a job, or the picture of a generation."""
+
+
 class InvalidFields(RequestProblem):
     """Fields with values out of range, or that nobody knows."""
 
@@ -52,10 +56,14 @@ STATUS: dict[type[Exception], int] = {
     errors.UnsupportedImage: 415,
     errors.ImageTooLarge: 413,
     errors.UnknownImage: 404,
+    errors.NoOriginal: 404,
+    errors.RebuildIncomplete: 409,
+    errors.UnknownSnapshot: 404,
     errors.InvalidOption: 422,
     errors.EmptyIndex: 409,
     errors.IndexMismatch: 409,
     errors.NoGeneration: 409,
+    errors.TooFewImages: 409,
     errors.CorruptIndex: 503,
     errors.WeightsUnavailable: 503,
     errors.StorageFull: 507,
@@ -65,6 +73,7 @@ STATUS: dict[type[Exception], int] = {
     errors.DeadlineExceeded: 504,
     MalformedRequest: 400,
     UnknownJob: 404,
+    UnknownReport: 404,
     PayloadTooLarge: 413,
     UnsupportedBody: 415,
     InvalidFields: 422,
@@ -110,6 +119,8 @@ def problem_for(request: Request, error: Exception) -> JSONResponse:
     elif status == 503:
         headers["Retry-After"] = "30"
     entries = error.entries if isinstance(error, InvalidFields) else None
+    if isinstance(error, errors.InvalidFilter):
+        entries = [{"pointer": error.pointer, "detail": error.detail}]
     if status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
     return problem(

@@ -46,6 +46,14 @@ def find_images(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     return found
 
 
+def read_file(path: Path) -> bytes:
+    """Raises InvalidOption where a file cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidOption(f"cannot read {path}: {error.strerror}") from error
+
+
 def write_file(path: Path, content: bytes) -> None:
     """All of it or nothing. Raises InvalidOption where it cannot be written."""
     try:

@@ -1,4 +1,4 @@
-"""`cooc index ...`: add, build, reload, stats, verify."""
+"""`cooc index ...`: add, build, reload, rollback, stats, verify, rebuild, duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 
 from app import console, options
 from app.client import Client, ServiceProblem
+from app.duplicates_cli import duplicates
 from app.files import find_images
+from app.rebuild_cli import rebuild
 from app.settings import load_settings
 from engine.errors import InvalidOption
 
@@ -193,6 +195,32 @@ def reload(
 
 
 @app.command()
+def rollback(
+    to: Annotated[
+        int | None, typer.Option(min=1, help="Generation; without it the one before the live one.")
+    ] = None,
+    url: options.Url = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Go back to an earlier generation; images that came or went since are seen to."""
+    from app.session import session
+
+    settings = load_settings(data_dir=data_dir)
+    with session(settings, url) as target:
+        if target.client is not None:
+            wish = {} if to is None else {"generation": to}
+            report = target.client.call("POST", "/admin/index/rollback", json=wish)
+        else:
+            number = target.searcher.rollback(to)
+            report = {"generation": number, "count": target.searcher.stats().count}
+    if json:
+        console.print_json(report)
+    else:
+        console.out.print(f"generation {report['generation']} is live, {report['count']} images")
+
+
+@app.command()
 def stats(
     url: options.Url = None, data_dir: options.DataDir = None, json: options.Json = False
 ) -> None:
@@ -215,29 +243,39 @@ def stats(
 
 
 @app.command()
-def verify(data_dir: options.DataDir = None, json: options.Json = False) -> None:
-    """Check catalog, generation files, vectors and a sample of self-searches."""
-    from app.session import session
-    from engine.generations import Generations
+def verify(
+    full: Annotated[
+        bool, typer.Option("--full", help="Read every original and thumbnail, not a sample.")
+    ] = False,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
+    """Check catalog, generation, vectors, self-searches, thumbnails and kept originals.
+
+    Nothing is changed; also while a service uses the folder.
+    """
+    from app.job_files import check_job_files
+    from engine.folder_verification import verify_folder
 
     settings = load_settings(data_dir=data_dir)
-    # Before opening, which replaces a damaged generation by one made from the catalog.
-    generations = Generations(settings.data_dir)
-    current = generations.current()
-    problems = generations.verify(current) if current is not None else []
-    with session(settings, None) as target:
-        if target.client is not None:
-            raise ServiceProblem(
-                f"the service at {target.client.url} holds this index; stop it to verify the files"
-            )
-        with console.progress_bar("verifying") as bar:
-            problems += target.searcher.verify(bar.update)
+    with console.progress_bar("verifying") as bar:
+        found = verify_folder(settings.data_dir, full=full, progress=bar.update)
+    problems, notes = check_job_files(settings.data_dir)
+    problems, notes = found.problems + problems, found.notes + notes
     if json:
-        console.print_json({"problems": problems, "ok": not problems})
-    elif problems:
-        for problem in problems:
-            console.out.print(problem, soft_wrap=True)
+        report = {"problems": problems, "ok": not problems, "notes": notes}
+        console.print_json({**report, "checked": found.checked})
     else:
-        console.out.print("no problems found")
+        for problem in problems:
+            console.out.print(problem, markup=False, soft_wrap=True)
+        for note in notes:
+            console.err.print(f"note: {note}", markup=False, soft_wrap=True)
+        if not problems:
+            looked = ", ".join(f"{count} {name}" for name, count in found.checked.items())
+            console.out.print(f"no problems found ({looked})")
     if problems:
         raise typer.Exit(1)
+
+
+app.command("rebuild")(rebuild)
+app.command("duplicates")(duplicates)

@@ -20,7 +20,7 @@ from app.assembly import open_searcher
 from app.deps import Service, State
 from app.jobs import Jobs
 from app.middleware import BodyLimit, RequestId, SameSite
-from app.routes import admin, health, images, index, jobs, search
+from app.routes import admin, compare, health, images, index, jobs, originals, search, snapshots
 from app.schemas import ProblemOut
 from app.settings import Settings
 from app.spool import Spool
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.cooc = state
     errors.install(app)
-    for routes in (search, images, index, jobs, admin, health):
+    for routes in (search, compare, originals, images, index, jobs, admin, snapshots, health):
         app.include_router(routes.router)
     app.mount("/web", PageFiles(directory=WEB), name="web")
 
@@ -86,7 +86,10 @@ def create_app(settings: Settings) -> FastAPI:
         BodyLimit,
         # base64 in JSON is a third longer than the image itself
         max_bytes=(settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD,
-        larger={"/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD},
+        larger={
+            "/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD,
+            "/compare": (settings.max_upload_mb << 20) * 8 // 3 + FORM_OVERHEAD,
+        },
     )
     app.add_middleware(SameSite)
     app.add_middleware(RequestId)

@@ -6,10 +6,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from engine.backbones.weights import Weights
+from engine.calibration import Calibration
+from engine.comparing import Comparison
 from engine.descriptor_weights import DescriptorWeights
+from engine.filters import parse_filter
+from engine.snapshots import Listed
 from engine.types import (
     Expansion,
     Hit,
@@ -35,6 +39,16 @@ class SearchFields(Strict):
     score_threshold: Annotated[
         float | None, Field(ge=-1.0, le=1.0, description="Leave out lower scores.")
     ] = None
+    max_fpr: Annotated[
+        float | None,
+        Field(
+            gt=0.0,
+            le=0.5,
+            description="Leave out results that are less like the query than all but about this "
+            "share of images of other origin: of N stored images max_fpr x N pass by mistake. "
+            "409 while the last build was of too few images to tell (140 for 0.01, 430 for 0.001).",
+        ),
+    ] = None
     query_expansion: Annotated[
         Expansion,
         Field(
@@ -59,6 +73,29 @@ class SearchFields(Strict):
             "neighbours: as slow as 50 searches; pages beyond 100 results may then overlap.",
         ),
     ] = 0
+    exact: Annotated[
+        bool,
+        Field(
+            description="Compare with every photo, in place of the cells of a coded index: finds "
+            "all, in half a second at a million."
+        ),
+    ] = False
+    nprobe: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=65_536,
+            description="Cells of a coded index to look into: fewer are faster, more find more. "
+            "Default: as many as the build found necessary.",
+        ),
+    ] = None
+    filter: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description='Only photos with such metadata: `{"album": "2024"}`, `{"field": "year", '
+            '"gte": 2020}`, joined by `and`, `or`, `not`.'
+        ),
+    ] = None
     exclude_self: Annotated[
         bool, Field(description="Leave out the query itself, where it is stored.")
     ] = False
@@ -68,6 +105,7 @@ class SearchFields(Strict):
     )
 
     def options(self) -> SearchOptions:
+        """Raises InvalidFilter."""
         return SearchOptions(
             limit=self.limit,
             offset=self.offset,
@@ -77,6 +115,10 @@ class SearchFields(Strict):
             expansion_neighbours=self.query_expansion_neighbours,
             expansion_alpha=self.query_expansion_alpha,
             augmentation=self.database_augmentation,
+            exact=self.exact,
+            nprobe=self.nprobe,
+            max_fpr=self.max_fpr,
+            filter=None if self.filter is None else parse_filter(self.filter, at="/filter"),
         )
 
 
@@ -103,15 +145,28 @@ class SearchForm(SearchFields):
     id: Annotated[
         str | None, Field(json_schema_extra={"example": ""}, description="Id of a stored image.")
     ] = None
+    filter: Annotated[
+        dict[str, Any] | None,
+        Field(description="Only photos with such metadata: a filter, as JSON text."),
+        WithJsonSchema({"type": "string", "example": ""}),
+    ] = None
 
 
 class ResultOut(BaseModel):
-    """One hit. `score` is a cosine in [-1, 1]; `exact` means the same bytes."""
+    """One hit. `score` is a cosine in [-1, 1]; `exact` means the same bytes.
+
+    `p_same_origin`: of pairs of images with that similarity, where as many of the same origin (a
+    photo and a cropped, scaled, recompressed, recoloured or tilted copy) as random ones are
+    compared, this share is of the same origin. Null while scores are not calibrated: that is done
+    by a build of 50 images or more. Among the best of many images high scores come by chance;
+    `max_fpr` bounds how many.
+    """
 
     id: str
     score: float
     rank: int
     match_type: MatchType
+    p_same_origin: float | None = None
     width: int
     height: int
     metadata: Json | None = None
@@ -161,11 +216,52 @@ def _result(hit: Hit, fields: SearchFields, root: str) -> ResultOut:
         score=round(hit.score, 6),
         rank=hit.rank,
         match_type=hit.match_type,
+        p_same_origin=_rounded(hit.p_same_origin),
         width=hit.width,
         height=hit.height,
         metadata=hit.metadata if "metadata" in fields.include else None,
         thumbnail_url=thumbnail_url(root, hit.id) if "thumbnail" in fields.include else None,
     )
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 6)
+
+
+class CompareJson(Strict):
+    """Two images as JSON."""
+
+    a: QuerySource
+    b: QuerySource
+
+
+class CompareForm(Strict):
+    """Two images as multipart form: for each a file or the id of a stored one."""
+
+    image_a: Annotated[str | None, Field(json_schema_extra={"format": "binary"})] = None
+    image_b: Annotated[str | None, Field(json_schema_extra={"format": "binary"})] = None
+    id_a: Annotated[str | None, Field(json_schema_extra={"example": ""})] = None
+    id_b: Annotated[str | None, Field(json_schema_extra={"example": ""})] = None
+
+
+class CompareOut(BaseModel):
+    """What a search for one of the images would say of the other; see `ResultOut`."""
+
+    score: float
+    p_same_origin: float | None
+    match_type: MatchType
+    index: IndexRef
+
+    @classmethod
+    def of(cls, found: Comparison) -> CompareOut:
+        return cls(
+            score=round(found.score, 6),
+            p_same_origin=_rounded(found.p_same_origin),
+            match_type=found.match_type,
+            index=IndexRef(
+                fingerprint=found.fingerprint, generation=found.generation, count=found.count
+            ),
+        )
 
 
 def thumbnail_url(root: str, image_id: str) -> str:
@@ -198,7 +294,15 @@ class ImageOut(BaseModel):
         )
 
 
+class ImagesOut(BaseModel):
+    """Stored images; `next_cursor` asks for those after them, and is null on the last page."""
+
+    images: list[ImageOut]
+    next_cursor: str | None
+
+
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]
+JobType = Literal["add", "build", "duplicates", "snapshot"]
 
 
 class ProgressOut(BaseModel):
@@ -213,12 +317,17 @@ class ProgressOut(BaseModel):
 
 
 class JobOut(BaseModel):
-    """Long work. `partial`: done, but some images failed; see `/jobs/{id}/errors`."""
+    """Long work. `partial`: done, but some images failed; see `/jobs/{id}/errors`.
+
+    `phase` is the part that a running job is at, `waiting` what it cannot go on without.
+    """
 
     id: str
-    type: Literal["add", "build"]
+    type: JobType
     state: JobState
     progress: ProgressOut
+    phase: str | None = None
+    waiting: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -240,8 +349,11 @@ class JobErrorOut(BaseModel):
 
 
 class JobErrorsOut(BaseModel):
+    """`total` of all pages; `next_cursor` asks for the next one, and is null on the last."""
+
     errors: list[JobErrorOut]
     total: int
+    next_cursor: str | None = None
 
 
 class WeightsOut(BaseModel):
@@ -293,8 +405,39 @@ class VersionOut(BaseModel):
     precision: str | None
 
 
+class CalibrationOut(BaseModel):
+    """What scores of the live generation were measured to mean.
+
+    From `near` on a hit is near; `lowest_max_fpr` is the lowest rate that may be asked for, null if
+    there is none.
+    """
+
+    near: float
+    lowest_max_fpr: float | None
+    images: int
+    matches: int
+    non_matches: int
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> CalibrationOut:
+        return cls(
+            near=calibration.near,
+            lowest_max_fpr=min(calibration.rates, default=None),
+            images=calibration.images,
+            matches=calibration.matches,
+            non_matches=calibration.pairs,
+        )
+
+
 class IndexOut(BaseModel):
-    """State of the index. `unfitted` images were added after the last build."""
+    """State of the index.
+
+    `unfitted` images were added after the last build. `recall` is the share of the 10 nearest that
+    a search finds, measured on images of the collection when it was built; it looks into `nprobe`
+    of `cells` cells and compares `candidates` exactly. `bytes` are those of vectors and codes in
+    memory; of `mapped_bytes` the system keeps in memory what is used. `generations` can be rolled
+    back to.
+    """
 
     count: int
     generation: int
@@ -310,11 +453,73 @@ class IndexOut(BaseModel):
     recipe: dict[str, Any]
     precision: str
     recall: float
+    nprobe: int
+    candidates: int
+    cells: int
+    mapped_bytes: int
+    build_seconds: float
+    generations: list[int]
+    calibration: CalibrationOut | None
+
+
+class DuplicatesIn(Strict):
+    """From which score, or probability of the same origin, on two images count as duplicates; at
+    most one of the two. Without either from where a search calls a hit near."""
+
+    min_score: Annotated[float | None, Field(ge=-1.0, le=1.0)] = None
+    min_probability: Annotated[float | None, Field(gt=0.0, le=1.0)] = None
+    limit: Annotated[int, Field(ge=1, le=10_000, description="Groups, the largest first.")] = 1000
+
+
+class RollbackIn(Strict):
+    """`generation` to go back to; without it the newest one before the live one."""
+
+    generation: Annotated[int | None, Field(ge=1)] = None
 
 
 class ReloadOut(BaseModel):
     generation: int
     count: int
+
+
+class SnapshotOut(BaseModel):
+    name: str
+    created_at: datetime | None = None
+    note: str = ""
+    count: int = 0
+    generation: int = 0
+    fingerprint: str = ""
+    program_version: str = ""
+    originals: int = Field(default=0, description="Image files that it holds.")
+    bytes: int = Field(
+        default=0, description="Originals included, which may share their room with the index."
+    )
+    problem: str | None = Field(default=None, description="Why it cannot be used.")
+
+    @classmethod
+    def of(cls, listed: Listed) -> SnapshotOut:
+        snapshot = listed.snapshot
+        if snapshot is None:
+            return cls(name=listed.name, problem=listed.problem)
+        return cls(
+            name=listed.name,
+            created_at=datetime.fromisoformat(snapshot.created_at),
+            note=snapshot.note,
+            count=snapshot.count,
+            generation=snapshot.generation,
+            fingerprint=snapshot.fingerprint,
+            program_version=snapshot.program_version,
+            originals=snapshot.originals,
+            bytes=snapshot.bytes,
+        )
+
+
+class SnapshotIn(Strict):
+    note: Annotated[str, Field(max_length=1000, description="Kept with the snapshot.")] = ""
+
+
+class SnapshotsOut(BaseModel):
+    snapshots: list[SnapshotOut]
 
 
 class HealthOut(BaseModel):

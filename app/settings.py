@@ -81,6 +81,18 @@ class Settings(BaseSettings):
         default=None, description="File of a trained projection, in the place of a fitted one."
     )
 
+    index_type: str = Field(
+        default="auto",
+        description="flat, ivf_sq8, ivf_rabitq, float16 (a scan, on the GPU where there is one), "
+        "or auto: by the number of images, at each build.",
+    )
+    recall_target: float = Field(
+        default=0.99, ge=0.5, le=1.0, description="Of the 10 nearest, what searches have to find."
+    )
+    min_recall: float = Field(
+        default=0.95, ge=0.0, le=1.0, description="A build that finds less is not published."
+    )
+
     device: str = Field(default="auto", description="auto, cpu or cuda.")
     precision: str = Field(default="auto", description="auto, float32 or bfloat16.")
     batch_size: int = Field(default=8, ge=1, le=256, description="Images of one forward pass.")
@@ -102,8 +114,11 @@ class Settings(BaseSettings):
     max_megapixels: float = Field(
         default=100.0, gt=0.0, le=1000.0, description="Pixels of one image."
     )
+    keep_originals: bool = Field(
+        default=False, description="Keep the bytes of every image that is added."
+    )
     auto_build: bool = Field(
-        default=True, description="Build after bulk adds of a collection that has grown fourfold."
+        default=True, description="Queue a build when the collection has outgrown its last one."
     )
 
     @field_validator("scales", mode="before")

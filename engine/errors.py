@@ -15,6 +15,15 @@ class InvalidOption(EngineError):
     """An option has a value outside its range, or two options contradict each other."""
 
 
+class InvalidFilter(InvalidOption):
+    """A filter on metadata that cannot be understood; `pointer` is the place within its JSON."""
+
+    def __init__(self, detail: str, *, pointer: str) -> None:
+        super().__init__(f"the filter, at {pointer or 'its top'}: {detail}")
+        self.pointer = pointer
+        self.detail = detail
+
+
 class BadImage(EngineError):
     """The bytes are an image we know but cannot use: truncated, too small, a pixel bomb."""
 
@@ -35,6 +44,18 @@ class IdTaken(EngineError):
     """An id that was chosen for a new image was given to another one meanwhile."""
 
 
+class RebuildIncomplete(EngineError):
+    """Images have no descriptor of the new recipe; the old index stays in use."""
+
+
+class NoOriginal(EngineError):
+    """The bytes of this image were not kept."""
+
+
+class UnknownSnapshot(EngineError):
+    """There is no snapshot of this name."""
+
+
 class EmptyIndex(EngineError):
     """The operation needs at least one stored image."""
 
@@ -49,6 +70,10 @@ class CorruptIndex(EngineError):
 
 class NoGeneration(EngineError):
     """No generation has been built yet, or the named one does not exist."""
+
+
+class TooFewImages(EngineError):
+    """The collection is too small, or has not been built, to tell what was asked for."""
 
 
 class WeightsUnavailable(EngineError):
@@ -86,3 +111,7 @@ class DeadlineExceeded(EngineError):
 
 class TrainingFailed(EngineError):
     """A run of training cannot go on: a loss that is no number, a checkpoint of another recipe."""
+
+
+class RecallTooLow(EngineError):
+    """A coded index finds too few of the nearest images; it was not published."""

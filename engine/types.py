@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.filters import Filter
+
 Vectors = NDArray[np.float32]
 """(N, D) or (D,) float32 descriptors."""
 
@@ -97,7 +99,10 @@ class MatchType(StrEnum):
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer of a search. `score` is a cosine in [-1, 1]; `rank` starts at 1."""
+    """One answer of a search. `score` is a cosine in [-1, 1]; `rank` starts at 1.
+
+    `p_same_origin` is None where scores are not calibrated; see `engine.calibration.Calibration`.
+    """
 
     id: str
     score: float
@@ -106,6 +111,7 @@ class Hit:
     metadata: Json
     width: int
     height: int
+    p_same_origin: float | None = None
 
 
 class Expansion(StrEnum):
@@ -123,7 +129,10 @@ class SearchOptions:
 
     `expansion_neighbours` may join an expanded query, with weights of exponent `expansion_alpha`;
     `augmentation` neighbours join each candidate before it is compared (database-side
-    augmentation): pages of over 100 results in all may then overlap.
+    augmentation): pages of over 100 results in all may then overlap. `exact` compares with every
+    stored vector; else `nprobe` cells of a coded index are looked into, by default as many as its
+    build found necessary. `max_fpr` leaves out what is less like the query than all but this share
+    of images of other origin. Only images whose metadata passes `filter` are answered.
     """
 
     limit: int = 10
@@ -134,6 +143,10 @@ class SearchOptions:
     expansion_neighbours: int = 10
     expansion_alpha: float = 3.0
     augmentation: int = 0
+    exact: bool = False
+    nprobe: int | None = None
+    max_fpr: float | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,10 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class NewImage:
-    """One image ready to be stored: identity, metadata and its raw descriptor."""
+    """One image ready to be stored: identity, metadata and its raw descriptor.
+
+    `data` are the bytes of its file, where originals are kept.
+    """
 
     id: str
     digest: str
@@ -174,6 +190,7 @@ class NewImage:
     metadata: Json
     thumbnail: bytes
     descriptor: Vectors
+    data: bytes | None = field(default=None, repr=False)
 
 
 class AddOutcome(StrEnum):
