@@ -194,6 +194,35 @@ def search(
     _show(report, json)
 
 
+@app.command()
+def growing(
+    size: Annotated[int, typer.Option(min=1000, help="Images.")] = 1_000_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="A data folder for made images, kept. [in the cache folder]")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="For each measurement.")] = 30.0,
+    adds: Annotated[float, typer.Option(min=1, help="Images to add in a second.")] = 200.0,
+    json: options.Json = False,
+) -> None:
+    """What searches wait for while a large collection is built and added to."""
+    from benchmarks import growing as bench
+    from engine.backbones.weights import default_cache_dir
+
+    folder = folder or (load_settings().cache_dir or default_cache_dir()) / f"bench-growing-{size}"
+    report = bench.run(
+        folder,
+        size,
+        seconds=seconds,
+        adds_per_s=adds,
+        say=lambda line: console.err.print(line, markup=False),
+    )
+    parts = {name: part for name, part in report.items() if isinstance(part, dict)}
+    if not json:
+        for name, part in parts.items():
+            console.table((name, ""), [[key, _cell(value)] for key, value in part.items()])
+    _show(report if json else {k: v for k, v in report.items() if k not in parts}, json)
+
+
 def _search_lines(row: dict[str, Any], filters: Sequence[int | None]) -> list[list[str]]:
     """What an engine does without a filter, with each, and while rows are added."""
     names = {"plain" if keep is None else f"keep_{keep}": keep for keep in filters}

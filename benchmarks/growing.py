@@ -58,29 +58,13 @@ def run(
         if searcher.catalog.count() < size:
             say(f"storing {size:,} images")
             report["stored_per_s"] = _fill(searcher, size)
+        if not searcher.stats().generation:
+            say("building, for the first time")
+            searcher.build()
     started = time.perf_counter()
     with closing(Searcher(folder, describer, build_options=BuildOptions())) as searcher:
         report["opened_s"] = time.perf_counter() - started
         questions = made_descriptors.queries(QUESTIONS, size).vectors
-        if searcher.stats().generation:
-            say("searching while building")
-            with _searching(searcher, questions) as waits, _memory_of_children() as peak:
-                manifest = searcher.build()
-            report["build"] = {
-                "seconds": manifest.seconds,
-                "peak_mb": peak[0],
-                "index_type": manifest.index_type,
-                "recall": manifest.recall,
-                "nprobe": manifest.nprobe,
-                "candidates": manifest.candidates,
-                "meanwhile": waits.summary(),
-            }
-        else:
-            say("building")
-            with _memory_of_children() as peak:
-                manifest = searcher.build()
-            report["first_build"] = {"seconds": manifest.seconds, "peak_mb": peak[0]}
-            return report | run(folder, size, seconds=seconds, adds_per_s=adds_per_s, say=say)
         say("searching")
         report["alone"] = _search_for(searcher, questions, seconds).summary()
         say("searching while adding")
@@ -88,7 +72,20 @@ def run(
         stats = searcher.stats()
         report["bytes_per_image"] = stats.bytes / stats.count
         report["mapped_bytes_per_image"] = stats.mapped_bytes / stats.count
+        say("verifying")
         report["problems"] = searcher.verify()[:3]
+        say("searching while building")
+        with _searching(searcher, questions) as waits, _memory_of_children() as peak:
+            manifest = searcher.build()
+        report["build"] = {
+            "seconds": manifest.seconds,
+            "peak_mb": peak[0],
+            "index_type": manifest.index_type,
+            "recall": manifest.recall,
+            "nprobe": manifest.nprobe,
+            "candidates": manifest.candidates,
+            **waits.summary(),
+        }
     return report
 
 

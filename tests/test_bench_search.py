@@ -297,3 +297,14 @@ def test_the_command_names_the_engines_it_knows() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "'milvus' is no engine; known are ours, faiss-flat" in result.stderr
+
+
+def test_a_growing_collection_is_measured_end_to_end(tmp_path: Path) -> None:
+    from benchmarks import growing
+
+    report = growing.run(tmp_path, 1500, seconds=1.0, adds_per_s=50.0, say=lambda line: None)
+    assert report["problems"] == []
+    assert report["build"]["recall"] == 1.0  # so few are compared one by one
+    assert report["alone"]["searches"] > 20
+    assert report["adding"]["added_per_s"] <= 51
+    assert report["bytes_per_image"] == 512 * 4 + 8

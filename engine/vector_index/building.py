@@ -15,7 +15,7 @@ from engine.types import Rows, Vectors
 from engine.vector_index.coded import CODES, EXACT, ROWS, CodedVectors, Effort
 from engine.vector_index.exact import ExactVectors, Positions
 from engine.vector_index.knobs import SearchKnobs
-from engine.vector_index.selection import cell_parameters
+from engine.vector_index.selection import cell_parameters, use_threads
 
 AUTO = "auto"
 FLAT, SQ8, RABITQ, FLOAT16 = "flat", "ivf_sq8", "ivf_rabitq", "float16"
@@ -140,6 +140,7 @@ def _code(exact: ExactVectors, kind: str, steps: Steps) -> Any:
     codes.cp.spherical = True
     codes.cp.max_points_per_centroid = TRAIN_PER_CELL
     steps(0, count)
+    use_threads(count)
     codes.train(exact.take(_even(count, TRAIN_PER_CELL * cells)))
     for start in range(0, count, ADD_BLOCK):
         positions = np.arange(start, min(count, start + ADD_BLOCK))

@@ -14,11 +14,11 @@ from engine.errors import CorruptIndex
 from engine.types import Rows, Vectors
 from engine.vector_index.exact import ExactVectors, Positions, best_first
 from engine.vector_index.knobs import Mask, SearchKnobs
-from engine.vector_index.selection import cell_parameters
+from engine.vector_index.selection import cell_parameters, use_threads
 
 CODES, EXACT, ROWS = "vectors.faiss", "vectors.f16", "rows.npy"
 """Files of a coded set: inverted lists, float16 vectors, and the row number of each position."""
-FEW = 8192
+FEW = 4096
 """With so few vectors to choose from, comparing with all of them is as fast as looking them up."""
 
 
@@ -108,6 +108,7 @@ class CodedVectors:
         if mask is not None:
             # The nearest that are allowed lie as much farther as they are rarer.
             nprobe = int(np.ceil(nprobe * len(self) / count))
+        use_threads(len(queries))
         params = cell_parameters(min(nprobe, self._ivf.nlist), mask)
         _, candidates = self._codes.search(
             np.ascontiguousarray(queries), self.effort.candidates, params=params

@@ -11,7 +11,7 @@ from engine.errors import CorruptIndex
 from engine.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 from engine.vector_index.knobs import Allowed, Mask
-from engine.vector_index.selection import flat_parameters
+from engine.vector_index.selection import flat_parameters, use_threads
 
 
 class FlatIndex:
@@ -83,6 +83,7 @@ class FlatIndex:
             rows, scores = np.empty(shape, np.int64), np.empty(shape, np.float32)
             if not rows.size:
                 return rows, scores
+            use_threads(len(queries))
             params = flat_parameters(mask)
             flat = self._index.index
             some_scores, some = flat.search(queries, min(k + 1, count), params=params)
