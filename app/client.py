@@ -29,7 +29,12 @@ class Client:
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         """Raises ServiceProblem with the service's own words."""
         answer = self._request(method, path, **content)
-        body: dict[str, Any] = answer.json() if answer.content else {}
+        try:
+            body = answer.json() if answer.content else {}
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise ServiceProblem(f"{answer.request.url} is no address of this service; check --url")
         return body
 
     def fetch(self, path: str) -> bytes:

@@ -29,13 +29,13 @@ def from_cursor(cursor: str) -> str:
             raise ValueError("its checksum is wrong")
         return content.decode()
     except (binascii.Error, ValueError) as error:
-        shown = cursor if len(cursor) <= 40 else cursor[:37] + "..."
-        raise InvalidFields(
-            [
-                {
-                    "pointer": "/cursor",
-                    "detail": f"{shown!r} is no cursor; pass `next_cursor` of the page before, or "
-                    "leave it out to begin",
-                }
-            ]
-        ) from error
+        raise no_cursor(cursor) from error
+
+
+def no_cursor(given: str) -> InvalidFields:
+    """What is said of anything that was not the `next_cursor` of a page."""
+    shown = given if len(given) <= 40 else given[:37] + "..."
+    detail = (
+        f"{shown!r} is no cursor; pass `next_cursor` of the page before, or leave it out to begin"
+    )
+    return InvalidFields([{"pointer": "/cursor", "detail": detail}])

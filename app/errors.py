@@ -47,7 +47,8 @@ class InvalidFields(RequestProblem):
     """Fields with values out of range, or that nobody knows."""
 
     def __init__(self, entries: list[dict[str, str]]) -> None:
-        super().__init__("; ".join(f"{e['pointer']}: {e['detail']}" for e in entries))
+        # An empty pointer is the whole body (RFC 6901).
+        super().__init__("; ".join(f"{e['pointer'] or 'the body'}: {e['detail']}" for e in entries))
         self.entries = entries
 
 
@@ -158,7 +159,13 @@ def install(app: FastAPI) -> None:
 
     async def validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return problem_for(request, InvalidFields(field_errors(error.errors())))
+        for entry in error.errors():
+            if entry["type"] == "json_invalid":
+                why = f"{entry['ctx']['error']}: char {entry['loc'][-1]}"
+                return problem_for(request, MalformedRequest(f"the body is not JSON: {why}"))
+        # The framework says first where a field was: in the body, the query, the path.
+        entries = [{**entry, "loc": entry["loc"][1:]} for entry in error.errors()]
+        return problem_for(request, InvalidFields(field_errors(entries)))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -182,7 +189,7 @@ def field_errors(details: Any) -> list[dict[str, str]]:
     """Pydantic's errors as pointer and detail, each naming the value that was given."""
     return [
         {
-            "pointer": "/" + "/".join(str(part) for part in entry["loc"]),
+            "pointer": "".join(f"/{part}" for part in entry["loc"]),
             "detail": f"{entry['msg']} (got {_short(entry.get('input'))})",
         }
         for entry in details

@@ -306,7 +306,10 @@ JobType = Literal["add", "build", "duplicates", "snapshot"]
 
 
 class ProgressOut(BaseModel):
-    """Images of the job: all, handled so far, and what became of them."""
+    """Images of the job: all, handled so far, and what became of them.
+
+    While a build runs, `total` and `processed` are those of its phase; of a snapshot they are MiB.
+    """
 
     total: int = 0
     processed: int = 0

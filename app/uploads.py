@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -87,7 +89,16 @@ def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not JSON: {error}") from error
+        raise MalformedRequest(f"the body is not JSON: {_why_unread(error)}") from error
+
+
+def _why_unread(error: ValueError | RecursionError) -> str:
+    """For people who send JSON, not for those who read it in Python."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, json.JSONDecodeError | UnicodeError):
+        return str(error)
+    return f"it has a number of more than {sys.get_int_max_str_digits()} digits"
 
 
 def _image_or_id(source: QuerySource, pointer: str) -> bytes | str:
@@ -96,11 +107,20 @@ def _image_or_id(source: QuerySource, pointer: str) -> bytes | str:
         raise _invalid(pointer, "give exactly one of `id` and `image_base64`")
     if source.image_base64 is None:
         assert source.id is not None
-        return source.id
+        return _encodable(source.id, f"{pointer}/id")
     try:
         return base64.b64decode(source.image_base64, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(f"{pointer}/image_base64", f"not base64: {error}") from error
+
+
+def _encodable(text: str, pointer: str) -> str:
+    """The text itself. JSON can spell half characters, which no stored text has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _invalid(pointer, f"{text!r} has a half character; send it as UTF-8") from error
+    return text
 
 
 @dataclass(frozen=True)
@@ -148,6 +168,7 @@ class PutRequest:
 
 async def read_put(request: Request) -> PutRequest:
     """One image with optional metadata. Raises as `read_search` does."""
+    _check_address(request)
     async with read_form(request, max_files=1) as form:
         texts, files = split_form(form)
         _only(files, ("image",))
@@ -156,6 +177,15 @@ async def read_put(request: Request) -> PutRequest:
             raise _invalid("/image", "send the image as a file in the field `image`")
         image = await files[0][1].read()
     return PutRequest(image, parse_metadata(texts.get("metadata")))
+
+
+def _check_address(request: Request) -> None:
+    """Raises InvalidFields for what is not UTF-8: different addresses would then be one id."""
+    raw = unquote_to_bytes(request.scope.get("raw_path") or b"")
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise _invalid("/id", f"the address is not UTF-8 ({error.reason}); encode it so") from error
 
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -217,9 +247,8 @@ async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormDa
                 max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES
             )
     except HTTPException as error:
-        raise MalformedRequest(
-            f"the form cannot be read: {error.detail} (many files go into a .zip or .tar)"
-        ) from error
+        hint = " (many files go into a .zip or .tar)" if max_files > 2 else ""
+        raise MalformedRequest(f"the form cannot be read: {error.detail}{hint}") from error
     except ClientDisconnect as error:
         raise MalformedRequest("the client left before the body was complete") from error
     try:
@@ -269,7 +298,7 @@ def _json_object(text: str, pointer: str) -> Json:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(pointer, f"not JSON: {error}") from error
+        raise _invalid(pointer, f"not JSON: {_why_unread(error)}") from error
     return _object(value, pointer)
 
 

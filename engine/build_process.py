@@ -1,7 +1,7 @@
 """A build in a process of its own, which leaves the searches of this one their time and memory.
 
 `python -m engine.build_process` is that process: it reads one line of JSON, writes one for each
-step, and ends with its parent, whose end closes its standard input.
+step and every second, and ends with its parent, whose end closes its standard input.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from engine import errors
 from engine.catalog import Catalog
@@ -31,6 +32,9 @@ from engine.vector_index import BuildOptions
 
 NICENESS = 10
 """Searches go first wherever both want the same core."""
+BEAT_S = 1.0
+"""How often the child says that it is at work: a step may take minutes, and its parent may want
+to stop it."""
 
 
 def build_in_process(data_dir: Path, number: int, plan: BuildPlan, report: Reporter) -> Manifest:
@@ -38,13 +42,17 @@ def build_in_process(data_dir: Path, number: int, plan: BuildPlan, report: Repor
 
     What `report` raises ends the process. Raises, besides, what the build raised there.
     """
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix="build-") as folder, _child() as child:
+    with (
+        storage_errors(data_dir),
+        tempfile.TemporaryDirectory(dir=data_dir, prefix="build-") as folder,
+        _child() as child,
+    ):
         learned = None
         if plan.learned is not None:
             learned = str(Path(folder) / "learned.safetensors")
             tensors = {"mean": plan.learned.mean, "directions": plan.learned.directions}
-            with storage_errors(data_dir):
-                save_file({name: value.contiguous() for name, value in tensors.items()}, learned)
+            # Not `save_file`: it hides the error of a full disk in one of its own.
+            Path(learned).write_bytes(save({n: value.contiguous() for n, value in tensors.items()}))
         task = {
             "data_dir": str(data_dir),
             "number": number,
@@ -54,16 +62,22 @@ def build_in_process(data_dir: Path, number: int, plan: BuildPlan, report: Repor
             "learned": learned,
         }
         assert child.stdin is not None and child.stdout is not None, "both are pipes"
-        child.stdin.write(json.dumps(task) + "\n")
-        child.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already: that is told below
+            child.stdin.write(json.dumps(task) + "\n")
+            child.stdin.flush()
+        step = 0, 0
         for line in child.stdout:
             message = json.loads(line)
             if "phase" in message:
+                step = 0, 0
                 report.phase(message["phase"])
             elif "error" in message:
                 raise _error(message)
             elif "done" in message:
-                report.progress(message["done"], message["total"])
+                step = message["done"], message["total"]
+                report.progress(*step)
+            elif "beat" in message:
+                report.progress(*step)
             else:
                 return Manifest(**message["manifest"])
         raise EngineError(
@@ -79,7 +93,15 @@ def _child() -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        # Ctrl-C is for this process alone; the child follows its end.
+        # Not a session of its own: Linux gives each session an equal share, however nice.
+        process_group=0,
+        # Threads that wait for each other do so asleep, not on a core that searches could use.
+        env={
+            "OMP_WAIT_POLICY": "passive",
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        },
     )
     try:
         yield child
@@ -98,17 +120,34 @@ def _error(message: dict[str, Any]) -> EngineError:
 # --- the other side ----------------------------------------------------------------------------
 
 
+class Messages:
+    """What the parent is told: one line of JSON each. For several threads."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._file.write(json.dumps(message) + "\n")
+            self._file.flush()
+
+
 def main() -> None:
+    # Whatever a library prints belongs into the log, not between the messages.
+    messages = Messages(os.fdopen(os.dup(1), "w"))
+    os.dup2(2, 1)
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_beat, args=(messages,), daemon=True).start()
     os.nice(NICENESS)
     try:
-        _send({"manifest": asdict(_build(task))})
+        messages.send({"manifest": asdict(_build(task, messages))})
     except EngineError as error:
-        _send({"error": type(error).__name__, "detail": error.message})
+        messages.send({"error": type(error).__name__, "detail": error.message})
 
 
-def _build(task: dict[str, Any]) -> Manifest:
+def _build(task: dict[str, Any], messages: Messages) -> Manifest:
     data_dir = Path(task["data_dir"])
     learned = None
     if task["learned"]:
@@ -127,8 +166,8 @@ def _build(task: dict[str, Any]) -> Manifest:
             catalog.descriptors,
             plan,
             Reporter(
-                lambda done, total: _send({"done": done, "total": total}),
-                lambda name: _send({"phase": name}),
+                lambda done, total: messages.send({"done": done, "total": total}),
+                lambda name: messages.send({"phase": name}),
             ),
             number=task["number"],
         )
@@ -136,13 +175,16 @@ def _build(task: dict[str, Any]) -> Manifest:
         catalog.close()
 
 
-def _send(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+def _beat(messages: Messages) -> None:
+    while True:
+        time.sleep(BEAT_S)
+        messages.send({"beat": None})
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()
+    # Not through `sys.stdin`, whose lock an ending interpreter wants.
+    while os.read(0, 4096):
+        pass
     # At once: a new owner of the folder may be about to start.
     os._exit(1)
 

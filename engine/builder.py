@@ -56,7 +56,12 @@ class Builder:
         count = self.catalog.count()
         self._check_room(count)
         if count >= self.child_from:
-            return build_in_process(self.data_dir, number, plan, report)
+            try:
+                return build_in_process(self.data_dir, number, plan, report)
+            except BaseException:
+                # What was killed could not clean up itself.
+                self.generations.sweep()
+                raise
         rows = self.catalog.live_rows()
         return self.generations.build(rows, self.catalog.descriptors, plan, report, number=number)
 

@@ -193,8 +193,10 @@ class CatalogReader:
                 yield
             except (DatabaseError, sqlite3.DatabaseError) as error:
                 if "malformed" in str(error) or "not a database" in str(error):
+                    # Without the query that the driver's error is wrapped in: one line.
+                    reason = getattr(error, "orig", error)
                     raise CorruptIndex(
-                        f"{self.path} is damaged ({error}); restore a snapshot"
+                        f"{self.path} is damaged ({reason}); restore a snapshot"
                     ) from error
                 raise
 

@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from engine.errors import DataFolderInUse
+from engine.errors import DataFolderInUse, InvalidOption
 from engine.storage import storage_errors
 from engine.swap import finish_swap
 
@@ -22,10 +22,17 @@ class DataFolder:
     """
 
     def __init__(self, path: Path, *, url: str | None = None) -> None:
-        """Raises DataFolderInUse, StorageReadOnly, StorageFull or CorruptIndex."""
+        """Raises InvalidOption where there cannot be a folder, DataFolderInUse, StorageReadOnly,
+        StorageFull or CorruptIndex."""
         self.path = path
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise InvalidOption(
+                    f"the data folder {path} is, or lies in, a file; choose a folder with "
+                    "--data-dir"
+                ) from error
             self._file = (path / "owner.lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

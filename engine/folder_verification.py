@@ -87,7 +87,8 @@ def verify_folder(
             problems += _check_thumbnails(reader, count, full, result)
             problems += _check_originals(data_dir, reader, full, result, progress)
     except CorruptIndex as error:
-        problems.append(Problem(error.message, RESTORE))
+        # Some say so themselves.
+        problems.append(Problem(error.message.removesuffix(f"; {RESTORE}"), RESTORE))
     result.problems = [str(problem) for problem in problems]
     result.notes += _leftovers(data_dir)
     return result
@@ -229,7 +230,9 @@ def _check_originals(
     if strays:
         result.notes.append(f"{strays} originals belong to no image; the next start removes them")
     if missing:
-        result.notes.append(f"{missing} images have no original: they were added without")
+        result.notes.append(
+            f"{missing} images have no original: they were added without, or the file is gone"
+        )
     return shortened(problems)
 
 

@@ -46,13 +46,14 @@ class Leaving:
         self._lock = threading.Lock()
         self._records: OrderedDict[int, ImageRecord] = OrderedDict()
 
-    def note(self, records: Iterable[ImageRecord]) -> list[int]:
+    def note(self, records: Iterable[ImageRecord]) -> set[int]:
         """Remember `records`; returns the rows that are forgotten for it, long gone by now."""
         with self._lock:
             for record in records:
                 self._records[record.row] = record
+                self._records.move_to_end(record.row)
             surplus = max(0, len(self._records) - REMEMBERED)
-            return [self._records.popitem(last=False)[0] for _ in range(surplus)]
+            return {self._records.popitem(last=False)[0] for _ in range(surplus)}
 
     def find(self, rows: Iterable[int]) -> dict[int, ImageRecord]:
         with self._lock:

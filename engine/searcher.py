@@ -23,6 +23,7 @@ from engine.comparing import Comparison, Described, compare
 from engine.describer import Describer
 from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
+    BadImage,
     CorruptIndex,
     DeadlineExceeded,
     EmptyIndex,
@@ -122,7 +123,7 @@ class Searcher:
             data_dir.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(data_dir / "catalog.sqlite")
         self._batcher: Batcher[Pixels, Vectors] = Batcher(
-            lambda images: list(describer.describe(images)),
+            lambda images: _finite(describer.describe(images)),
             max_batch=describer.options.batch_size,
             max_wait_ms=batch_wait_ms,
             max_queue=max_queue,
@@ -409,8 +410,11 @@ class Searcher:
 
     def _forget(self, records: Sequence[ImageRecord]) -> None:
         """Keep what searches that began before a change may still ask for."""
-        # The columns go on knowing a removed row until no search can come upon it.
-        self.columns.remove(self._leaving.note(records))
+        # The columns go on knowing a removed row until no search can come upon it. One whose
+        # removal could not be committed is still stored.
+        gone = self._leaving.note(records)
+        if gone:
+            self.columns.remove(gone - self.catalog.by_rows(gone).keys())
 
     def _keeping(self, images: Sequence[NewImage]) -> AbstractContextManager[None]:
         if self.originals is None:
@@ -546,6 +550,16 @@ class Searcher:
             raise DeadlineExceeded(
                 f"the image was not described within {self.deadline_s:g} s; try again later"
             ) from error
+
+
+def _finite(vectors: Vectors) -> list[Vectors]:
+    """The rows of (N, D). Raises BadImage: one that cannot be compared would spoil every search."""
+    if not np.isfinite(vectors).all():
+        raise BadImage(
+            "the descriptor of the image has values that are no finite numbers; "
+            "describe with float32 precision, or with other weights"
+        )
+    return list(vectors)
 
 
 def _nothing(*_: object) -> None:

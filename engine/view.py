@@ -16,6 +16,7 @@ from engine.errors import CorruptIndex, IndexMismatch, NoGeneration
 from engine.generations import Generations, Manifest, project
 from engine.journal import Journal
 from engine.postprocess import LinearProjection
+from engine.types import Vectors
 from engine.vector_index import VectorIndex
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,17 @@ class View:
             return None
         if not self.background_of <= size < 2 * self.background_of:
             power = 1 << (size.bit_length() - 1)
-            self.background = Background.of(self.index.vectors(self.index.sample(power)))
+            self.background = Background.of(self._sample(power))
             self.background_of = power
         return self.background
+
+    def _sample(self, size: int) -> Vectors:
+        while True:
+            try:
+                return self.index.vectors(self.index.sample(size))
+            except KeyError:
+                # One of them was deleted between the two looks.
+                continue
 
 
 class Views:

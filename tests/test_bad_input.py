@@ -116,6 +116,42 @@ def test_bodies_of_another_form_are_refused(client: TestClient) -> None:
     check(client, client.post("/search", content=b"--y\r\n", headers=headers), 400, "form")
 
 
+def test_what_json_can_spell_but_no_service_can_use_is_explained(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    bodies = [
+        (b'{"query": {"id": "\\ud800"}}', 422, "/query/id: '\\ud800' has a half character"),
+        (b"[" * 100_000, 400, "nested too deep"),
+        (b'{"limit": ' + b"9" * 5000 + b"}", 400, "more than 4300 digits"),
+        (b'{"query": {"id": "x"}, "filter": {"a": NaN}}', 422, "/filter/a"),
+    ]
+    for content, status, words in bodies:
+        check(client, client.post("/search", content=content, headers=headers), status, words)
+    half = b'{"a": {"id": "x"}, "b": {"id": "\\ud800"}}'
+    check(client, client.post("/compare", content=half, headers=headers), 422, "/b/id")
+
+
+def test_addresses_that_are_no_utf8_are_refused(client: TestClient) -> None:
+    # Each such byte would be read as the same replacement character, one id for all of them.
+    for wrong in ("%FF", "a/%ED%A0%80.jpg"):
+        answer = client.put(f"/images/{wrong}", files={"image": photo(1)})
+        check(client, answer, 422, "not UTF-8")
+
+
+def test_places_of_wrong_values_are_told_alike_by_all_routes(client: TestClient) -> None:
+    def place(answer: Any, *words: str) -> str:
+        body = check(client, answer, 422, *words)
+        return str(body["errors"][0]["pointer"])
+
+    assert place(client.get("/images?limit=0"), "/limit") == "/limit"
+    assert place(client.post("/admin/index/rollback", json={"generation": 0})) == "/generation"
+    assert place(client.post("/admin/index/rollback", json=[1]), "the body") == ""
+    assert place(client.post("/search", json=[1]), "the body") == ""
+    assert place(client.patch("/images/x", json=[1]), "the body: must be a JSON object") == ""
+    headers = {"content-type": "application/json"}
+    broken = client.post("/admin/index/rollback", content=b"{bad", headers=headers)
+    assert check(client, broken, 400, "the body is not JSON")["code"] == "malformed_request"
+
+
 def test_unknown_ids_are_404(client: TestClient) -> None:
     check(client, client.get("/images/none"), 404, "'none'")
     check(client, client.delete("/images/none"), 404, "'none'")

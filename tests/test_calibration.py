@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,10 @@ def test_rates_that_the_pairs_cannot_show_are_refused() -> None:
     assert calibration.threshold(20 / 4000) <= others.max()
     with pytest.raises(TooFewImages, match=r"max_fpr is 0.001, but the 93 images .* from 0.005 on"):
         calibration.threshold(1e-3)
+    # What the message names can be asked for: rounded to the nearest it would be .028.
+    uneven = replace(calibration, rates=(0.1, 0.02844), thresholds=(0.1, 0.2))
+    with pytest.raises(TooFewImages, match=r"from 0\.029 on"):
+        uneven.threshold(0.02)
     for wrong in (0.0, -0.1, 0.51, math.nan):
         with pytest.raises(InvalidOption, match="max_fpr"):
             calibration.threshold(wrong)

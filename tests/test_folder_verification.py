@@ -120,7 +120,9 @@ def test_a_damaged_catalog_is_found(index: Path) -> None:
     problems = verify_folder(index).problems
     assert problems and all("restore a snapshot" in problem for problem in problems)
     path.write_bytes(b"something else entirely" * 500)
-    assert "is damaged" in the_problem(index)
+    problem = the_problem(index)
+    assert "is damaged (file is not a database)" in problem and "\n" not in problem
+    assert problem.count("restore a snapshot") == 1
 
 
 @pytest.mark.parametrize("name", ["vectors.faiss", "projection.safetensors", "manifest.json"])
@@ -172,7 +174,9 @@ def test_originals_are_read_and_strays_told(index: Path) -> None:
     found = verify_folder(index)
     assert found.problems == []
     assert found.checked["originals"] == found.checked["originals read"] == 3
-    assert found.notes == ["84 images have no original: they were added without"]
+    assert found.notes == [
+        "84 images have no original: they were added without, or the file is gone"
+    ]
     os.utime(originals.path(digests[6]), (0, 0))
     assert (
         "1 originals belong to no image; the next start removes them" in verify_folder(index).notes

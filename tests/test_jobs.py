@@ -141,7 +141,9 @@ def test_adds_go_on_while_a_build_runs(client: TestClient, monkeypatch: pytest.M
     assert add(client, ("b.jpg", photo(2)))["progress"]["added"] == 1
     assert state(client, building)["state"] == "running"
     hurry.set()
-    assert finished(client, building)["result"]["count"] == 2
+    job = finished(client, building)
+    assert job["result"]["count"] == 2
+    assert job["progress"]["processed"] == job["progress"]["total"] == 2
 
 
 def test_single_writes_queue_one_build_when_the_collection_has_grown(
@@ -297,6 +299,7 @@ def test_going_back_a_generation_is_not_undone_by_the_next_write(
 def test_without_calibrated_scores_there_is_no_picture_of_them(client: TestClient) -> None:
     answer = client.get("/admin/index/reliability")
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_report")
+    assert "a build of 50 images or more" in answer.json()["detail"]
 
 
 def test_a_job_without_a_result_says_so(client: TestClient) -> None:

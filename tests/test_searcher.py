@@ -25,12 +25,25 @@ from engine.errors import (
     IndexMismatch,
     NoGeneration,
     Overloaded,
+    StorageFull,
     UnknownImage,
     UnsupportedImage,
 )
+from engine.filters import parse_filter
 from engine.generations import project
 from engine.searcher import Searcher, new_image
-from engine.types import Expansion, Hit, MatchType, NewImage, SearchAnswer, SearchOptions, Vectors
+from engine.types import (
+    Expansion,
+    Hit,
+    ImageRecord,
+    MatchType,
+    NewImage,
+    Pixels,
+    Rows,
+    SearchAnswer,
+    SearchOptions,
+    Vectors,
+)
 from tests.augmentation_loops import augmented_rows, expanded
 from tests.drawing import encode, photo, scene, view
 from tests.stored import an_image, unit_vectors
@@ -1109,6 +1122,70 @@ def test_an_older_catalog_beside_a_newer_generation_is_indexed_again(
     assert searcher.stats().count == COUNT
     assert searcher.verify() == []
     searcher.check()
+
+
+def test_an_image_whose_removal_failed_passes_filters_for_ever(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.journal.REMEMBERED", 3)
+    searcher.store([an_image(f"i{n}", seed=n, dim=8192) for n in range(8)])
+    every = SearchOptions(limit=20, filter=parse_filter({"field": "seed", "lt": 100}))
+    assert len(searcher.search_id("i0", every).hits) == 8
+    delete = searcher.catalog.delete
+
+    def failing(image_id: str, before_commit: Callable[[ImageRecord], None]) -> int:
+        def then_fail(record: ImageRecord) -> None:
+            before_commit(record)
+            raise StorageFull("no room for the commit")
+
+        return delete(image_id, before_commit=then_fail)
+
+    with monkeypatch.context() as full:
+        full.setattr(searcher.catalog, "delete", failing)
+        with pytest.raises(StorageFull):
+            searcher.delete("i0")
+    for n in range(2, 8):
+        searcher.delete(f"i{n}")
+    assert sorted(ids(searcher.search_id("i0", every))) == ["i0", "i1"]
+    searcher.delete("i0")
+    assert ids(searcher.search_id("i1", every)) == ["i1"]
+
+
+def test_a_descriptor_that_is_no_number_is_refused_and_others_with_it_are_not(
+    tmp_path: Path,
+) -> None:
+    class Overflowing(Describer):
+        def describe(self, images: Sequence[Pixels]) -> Vectors:
+            vectors = super().describe(images)
+            for vector, image in zip(vectors, images, strict=True):
+                if image.mean() > 250:
+                    vector[7] = np.nan
+            return vectors
+
+    describer = other_describer()
+    broken = Overflowing(describer.options, load_weights("squeezenet1_1", "untrained"))
+    white = np.full((64, 64, 3), 255, np.uint8)
+    with closing(Searcher(tmp_path / "index", broken)) as searcher:
+        images = [broken.decode(photo(0)), replace(broken.decode(photo(1)), pixels=white)]
+        good, bad = searcher.describe_many(images)
+        assert isinstance(good, np.ndarray)
+        assert isinstance(bad, BadImage) and "no finite numbers" in str(bad)
+
+
+def test_the_background_is_measured_while_images_are_deleted(filled: Searcher) -> None:
+    view = filled._view
+    sample, deleted = view.index.sample, list[int]()
+
+    def late(size: int) -> Rows:
+        rows = sample(size)
+        if not deleted:
+            deleted.append(int(rows[3]))
+            view.index.remove(rows[3:4])
+        return rows
+
+    view.index.sample = late  # type: ignore[method-assign]
+    assert view.measured_background() is not None
+    assert deleted
 
 
 def test_check_notices_that_vectors_are_missing(filled: Searcher) -> None:

@@ -17,7 +17,7 @@ import pytest
 from engine.catalog import Catalog, stored_descriptor
 from engine.data_folder import DataFolder
 from engine.describer import Describer
-from engine.errors import DataFolderInUse, StorageFull, StorageReadOnly
+from engine.errors import DataFolderInUse, InvalidOption, StorageFull, StorageReadOnly
 from engine.generations import BuildPlan, Generations
 from engine.ingest import Offered, add_chunk
 from engine.searcher import Searcher
@@ -268,6 +268,14 @@ def test_a_second_owner_is_told_who_the_first_is(tmp_path: Path) -> None:
         assert "--data-dir" in caught.value.message
     finally:
         first.release()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("no folder")
+    for folder in (tmp_path / "index", tmp_path / "index" / "inner"):
+        with pytest.raises(InvalidOption, match=f"{folder} is, or lies in, a file"):
+            DataFolder(folder)
+    assert (tmp_path / "index").read_text() == "no folder"
 
 
 def test_a_released_folder_has_a_new_owner(tmp_path: Path) -> None:

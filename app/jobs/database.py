@@ -30,8 +30,9 @@ def job_errors(path: Path) -> Iterator[None]:
             yield
         except (DatabaseError, sqlite3.DatabaseError) as error:
             if _is_damage(error):
+                reason = getattr(error, "orig", error)  # without the query: one line
                 raise CorruptIndex(
-                    f"{path} is damaged ({error}); restart the service, which begins a new one: "
+                    f"{path} is damaged ({reason}); restart the service, which begins a new one: "
                     "images are not affected"
                 ) from error
             raise

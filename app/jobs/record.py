@@ -10,7 +10,7 @@ from typing import cast
 
 from dbos import DBOS, WorkflowStatus
 
-from app.errors import InvalidFields
+from app.cursor import no_cursor
 from app.jobs.running import Live
 from app.schemas import JobErrorOut, JobErrorsOut, JobOut, JobState, JobType, ProgressOut
 
@@ -82,9 +82,7 @@ def error_page(job: JobOut, limit: int, cursor: str | None) -> JobErrorsOut:
     if cursor is not None:
         found = CURSOR.fullmatch(cursor)
         if found is None:
-            raise InvalidFields(
-                [{"pointer": "/cursor", "detail": f"no cursor of this service: {cursor[:80]!r}"}]
-            )
+            raise no_cursor(cursor)
         step, skipped = int(found[1]), int(found[2])
     entries = list(islice(_errors(job.id, step, skipped), limit + 1))
     more = entries[limit][0] if len(entries) > limit else None

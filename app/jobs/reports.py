@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from app.errors import InvalidFields, UnknownReport
+from app.cursor import no_cursor
+from app.errors import UnknownReport
 from engine.storage import storage_errors, write_atomically
 from engine.types import Json
 
@@ -48,9 +49,7 @@ def report_page(content: Json, limit: int, cursor: str | None) -> Json:
     start = 0
     if cursor is not None:
         if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 10):
-            raise InvalidFields(
-                [{"pointer": "/cursor", "detail": f"no cursor of this service: {cursor[:80]!r}"}]
-            )
+            raise no_cursor(cursor)
         start = int(cursor)
     if "groups" not in content:
         return content

@@ -141,7 +141,9 @@ class Workflows(DBOSConfiguredInstance):
     def run_build(self, job_id: str) -> Json:
         with self._at_work(job_id):
             result = self.build_generation(job_id)
-            return _ended(self._last(job_id), result)
+            # Not of its last part, which may end before all that there was time for.
+            done = ProgressOut(total=result["count"], processed=result["count"])
+            return _ended(done, result)
 
     @DBOS.step(name="build_generation")
     def build_generation(self, job_id: str) -> Json:

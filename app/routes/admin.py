@@ -11,6 +11,7 @@ from app.duplicates import check_duplicate_options
 from app.errors import UnknownReport
 from app.jobs import Jobs
 from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOut, RollbackIn
+from engine.calibration.collect import MIN_IMAGES
 from engine.duplicates import DuplicateOptions
 from engine.errors import EmptyIndex
 from engine.searcher import IndexStats
@@ -70,7 +71,10 @@ def reliability(searcher: SearcherDep) -> Response:
     """How far the probabilities of the live generation can be trusted: a picture."""
     picture = searcher.reliability_picture()
     if picture is None:
-        raise UnknownReport("the live generation has no calibrated scores; build the index")
+        raise UnknownReport(
+            "the live generation has no calibrated scores: that is done by a build of "
+            f"{MIN_IMAGES} images or more; build the index"
+        )
     return Response(picture, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -65,7 +66,7 @@ class Calibration:
         if not 0 < max_fpr <= MAX_RATE:
             raise InvalidOption(f"max_fpr is {max_fpr}; it must be above 0 and at most {MAX_RATE}")
         if not self.rates or max_fpr < self.rates[-1]:
-            lowest = f"rates from {self.rates[-1]:.2g} on" if self.rates else "no rate"
+            lowest = f"rates from {_rounded_up(self.rates[-1])} on" if self.rates else "no rate"
             raise TooFewImages(
                 f"max_fpr is {max_fpr:g}, but the {self.images:,} images of the last build can "
                 f"only tell {lowest}; ask for a higher one, or add images and build the index again"
@@ -112,6 +113,13 @@ class Calibration:
         if rates and not (0 < rates[-1] and rates[0] <= MAX_RATE):
             raise ValueError(f"a rate is outside (0, {MAX_RATE}]")
         return cls(scores, probabilities, rates, thresholds, near, images, matches, pairs)
+
+
+def _rounded_up(rate: float) -> str:
+    """Two digits that can be asked for: the nearest two may be a lower rate."""
+    written = Decimal(repr(rate))  # as people write it, and not what a double makes of it
+    step = Decimal(1).scaleb(written.adjusted() - 1)
+    return f"{float(written.quantize(step, ROUND_CEILING)):g}"
 
 
 def _number(value: Any, name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from engine.vector_index.exact import ExactVectors, Positions
 from engine.vector_index.knobs import SearchKnobs
 from engine.vector_index.selection import cell_parameters, use_threads
 
+log = logging.getLogger(__name__)
+
 AUTO = "auto"
 FLAT, SQ8, RABITQ, FLOAT16 = "flat", "ivf_sq8", "ivf_rabitq", "float16"
 INDEX_TYPES = (FLAT, SQ8, RABITQ, FLOAT16)
@@ -27,7 +30,9 @@ CELLS_PER_ROOT = 4
 """Cells are so many times the square root of the number of vectors."""
 TRAIN_PER_CELL = 50
 ITERATIONS = 10
-ADD_BLOCK = 20_000
+ADD_VALUES = 10_000_000
+MAX_TRAINED = 150_000_000
+"""Values that are coded at once, and that cells are found with: 40 and 600 MB of float32."""
 SAMPLED = 400
 """Vectors that are searched for to measure recall: half to choose the effort, half to report."""
 RECALL_AT = 10
@@ -99,12 +104,15 @@ def write_vectors(
 def build_base(folder: Path, rows: Rows, dim: int, options: BuildOptions, steps: Steps) -> Built:
     """Code the vectors that `write_vectors` wrote.
 
-    With `auto`, a form that misses `recall_target` gives way to the next more exact one. Raises
+    With `auto`, a form that misses `recall_target` gives way to the next more exact one, and one
+    that is below `min_recall` to comparing with all: bursts of more images than there are
+    candidates, each nearer to the next than its code can tell, are found in no other way. Raises
     RecallTooLow if the one that was asked for finds too little, whatever effort is made.
     """
     kind = choose_index_type(options, len(rows))
+    scanned = Built(FLOAT16, 1.0, 0, Effort(1, 1))
     if kind == FLOAT16:
-        return Built(FLOAT16, 1.0, 0, Effort(1, 1))
+        return scanned
     exact = ExactVectors(folder / EXACT, len(rows), dim)
     tuning, reporting = _samples(exact)
     for attempt in (kind, *((SQ8,) if options.index_type == AUTO and kind == RABITQ else ())):
@@ -117,10 +125,17 @@ def build_base(folder: Path, rows: Rows, dim: int, options: BuildOptions, steps:
         if recall >= options.recall_target:
             break
     if built.recall < options.min_recall:
+        if options.index_type == AUTO:
+            log.warning(
+                "codes find only %.1f%% of the nearest images; all are compared instead, which "
+                "is exact and slower",
+                100 * built.recall,
+            )
+            return scanned
         raise RecallTooLow(
             f"the {built.index_type} index finds {built.recall:.1%} of the nearest images, less "
             f"than the {options.min_recall:.1%} that are asked for, and was not published; "
-            f"choose another index type ({FLAT} is exact)"
+            f"choose another index type ({FLAT} and {FLOAT16} are exact)"
         )
     with (folder / CODES).open("wb") as file:
         # Not by name: FAISS only prints a failure of closing, when its last bytes are written.
@@ -141,9 +156,11 @@ def _code(exact: ExactVectors, kind: str, steps: Steps) -> Any:
     codes.cp.max_points_per_centroid = TRAIN_PER_CELL
     steps(0, count)
     use_threads(count)
-    codes.train(exact.take(_even(count, TRAIN_PER_CELL * cells)))
-    for start in range(0, count, ADD_BLOCK):
-        positions = np.arange(start, min(count, start + ADD_BLOCK))
+    trained = max(cells, min(TRAIN_PER_CELL * cells, MAX_TRAINED // dim))
+    codes.train(exact.take(_even(count, trained)))
+    block = max(1, ADD_VALUES // dim)
+    for start in range(0, count, block):
+        positions = np.arange(start, min(count, start + block))
         codes.add_with_ids(exact.take(positions), positions)
         steps(int(positions[-1]) + 1, count)
     return codes
@@ -190,7 +207,8 @@ def _choose_effort(
         _, found = codes.search(sample.queries, most, params=cell_parameters(nprobe))
         best = [_exact_first(exact, sample, number, some) for number, some in enumerate(found)]
         for candidates in CANDIDATES[kind]:
-            recall = float(np.mean([np.sum(hits[:candidates]) for hits in best])) / sample.wanted
+            found_of = float(np.mean([np.sum(hits[:candidates]) for hits in best]))
+            recall = found_of / sample.wanted if sample.wanted else 1.0
             if recall >= target:
                 cost = nprobe * per_cell * SCAN_COST[kind] + candidates * RANK_COST
                 reached.append((cost, Effort(nprobe, candidates)))
@@ -220,7 +238,7 @@ def _recall(coded: CodedVectors, sample: _Sample) -> float:
         return 1.0
     found = 0
     answers = coded.search(sample.queries, sample.wanted + 1, SearchKnobs())
-    for number, (positions, scores) in enumerate(answers):
+    for number, (positions, scores, _) in enumerate(answers):
         others = scores[positions != sample.own[number]][: sample.wanted]
         found += int(np.sum(others >= sample.bound[number] - 1e-6))
     return found / (sample.wanted * len(sample.queries))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -29,6 +29,15 @@ class Effort:
 
     nprobe: int
     candidates: int
+
+
+class Found(NamedTuple):
+    """One answer: positions and inner products. The first `by_code` of them are in order, and so
+    are those after them, which only a scan has found and which may be better."""
+
+    positions: Positions
+    scores: Vectors
+    by_code: int
 
 
 class CodedVectors:
@@ -58,13 +67,17 @@ class CodedVectors:
         try:
             rows = np.load(folder / ROWS, allow_pickle=False)
             codes = faiss.read_index(str(folder / CODES)) if coded else None
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, EOFError, ValueError, RuntimeError) as error:
             raise CorruptIndex(f"the vectors in {folder} cannot be read: {error}") from error
         if rows.dtype != np.int64 or rows.ndim != 1 or not (rows[1:] > rows[:-1]).all():
             raise CorruptIndex(f"{folder / ROWS} does not hold ascending row numbers")
-        if codes is not None and (codes.d != dim or codes.ntotal != len(rows)):
+        if codes is not None and (
+            faiss.try_extract_index_ivf(codes) is None
+            or (codes.d, codes.ntotal, codes.metric_type)
+            != (dim, len(rows), faiss.METRIC_INNER_PRODUCT)
+        ):
             raise CorruptIndex(
-                f"{folder / CODES} does not hold {len(rows)} vectors of {dim} values"
+                f"{folder / CODES} does not hold {len(rows)} vectors of {dim} values in cells"
             )
         return cls(ExactVectors(folder / EXACT, len(rows), dim, device), rows, codes, effort)
 
@@ -77,32 +90,38 @@ class CodedVectors:
 
     def search(
         self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None = None
-    ) -> list[tuple[Positions, Vectors]]:
-        """Positions and inner products of the `k` best for each of (Q, D) queries, best first.
+    ) -> list[Found]:
+        """The `k` best for each of (Q, D) queries.
 
-        `mask` (N,) says which positions may be answered. Answers that are longer than the set has
-        candidates are made by a scan, and so are those among few: they are never short.
+        `mask` (N,) says which positions may be answered. Answers are never short: one that is
+        longer than the codes lead to begins with what they find, as a shorter one does, so that
+        pages join without gaps or repeats, and goes on with the best others. Few are scanned.
         """
         count = len(self) if mask is None else int(np.count_nonzero(mask))
         k = min(k, count)
         if not k:
-            return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
-        scan = self._codes is None or knobs.exact or count <= FEW or k > self.effort.candidates
-        if not scan:
-            found = self._by_code(queries, k, knobs, mask, count)
-            short = [number for number, (positions, _) in enumerate(found) if len(positions) < k]
-            if not short:
-                return found
-            exact = self._exact.search(queries[short], k, mask)
-            for place, number in enumerate(short):
-                found[number] = exact[0][place], exact[1][place]
-            return found
-        positions, scores = self._exact.search(queries, k, mask)
-        return list(zip(positions, scores, strict=True))
+            return [Found(np.empty(0, np.int64), np.empty(0, np.float32), 0) for _ in queries]
+        if self._codes is None or knobs.exact or count <= FEW:
+            scanned = zip(*self._exact.search(queries, k, mask), strict=True)
+            return [Found(positions, scores, k) for positions, scores in scanned]
+        found = self._by_code(queries, k, knobs, mask, count)
+        short = [number for number, answer in enumerate(found) if answer.by_code < k]
+        if short:
+            scanned = zip(*self._exact.search(queries[short], k, mask), strict=True)
+            for number, (positions, scores) in zip(short, scanned, strict=True):
+                first = found[number]
+                others = np.flatnonzero(~np.isin(positions, first.positions))[: k - first.by_code]
+                found[number] = Found(
+                    np.concatenate([first.positions, positions[others]]),
+                    np.concatenate([first.scores, scores[others]]),
+                    first.by_code,
+                )
+        return found
 
     def _by_code(
         self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None, count: int
-    ) -> list[tuple[Positions, Vectors]]:
+    ) -> list[Found]:
+        """At most `k` each."""
         assert self._codes is not None, "a set without codes is scanned"
         nprobe = knobs.nprobe or self.effort.nprobe
         if mask is not None:
@@ -118,7 +137,7 @@ class CodedVectors:
             positions = np.sort(some[some >= 0])  # in the order of the file
             scores: Vectors = self._exact.take(positions) @ query
             order = best_first(scores, positions, k)
-            answers.append((positions[order], scores[order]))
+            answers.append(Found(positions[order], scores[order], len(order)))
         return answers
 
     @property

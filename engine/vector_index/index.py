@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.locks import ReadWriteLock
 from engine.types import Rows, Vectors
-from engine.vector_index.coded import CodedVectors
+from engine.vector_index.coded import CodedVectors, Found
 from engine.vector_index.flat import FlatIndex
 from engine.vector_index.knobs import Allowed, Mask, SearchKnobs
 
@@ -79,7 +79,8 @@ class VectorIndex:
         """Row numbers and inner products of the `k` best for a (D,) query, best first.
 
         Fewer if the index holds fewer, or fewer are `allowed`. Equal scores are ordered by row
-        number, so that a longer answer begins with the shorter one.
+        number, so that a longer answer begins with the shorter one. One that is longer than the
+        codes of a base lead to does so, too: what they have missed comes after what they found.
         """
         if query.shape != (self.dim,):
             raise ValueError(f"query has shape {query.shape}; expected ({self.dim},)")
@@ -111,7 +112,7 @@ class VectorIndex:
             mask = mask if kept is None else mask & kept
         found = self._base.search(np.asarray(queries, np.float32), k, knobs, mask)
         return _joined(
-            [(self._base.rows[positions], scores) for positions, scores in found],
+            [answer._replace(positions=self._base.rows[answer.positions]) for answer in found],
             fresh_rows,
             fresh_scores,
             k,
@@ -196,15 +197,24 @@ class VectorIndex:
 
 
 def _joined(
-    base: list[tuple[Rows, Vectors]], fresh_rows: Rows, fresh_scores: Vectors, k: int
+    base: list[Found], fresh_rows: Rows, fresh_scores: Vectors, k: int
 ) -> tuple[Rows, Vectors]:
-    """The `k` best of two answers to each query; both hold all they have, or `k`."""
-    width = min(k, fresh_rows.shape[1] + min((len(rows) for rows, _ in base), default=0))
+    """The `k` best of two answers to each query; both hold all they have, or `k`.
+
+    `base` has row numbers for positions.
+    """
+    width = min(k, fresh_rows.shape[1] + min((len(rows) for rows, _, _ in base), default=0))
     rows = np.empty((len(base), width), np.int64)
     scores = np.empty((len(base), width), np.float32)
-    for number, (base_rows, base_scores) in enumerate(base):
+    for number, (base_rows, base_scores, by_code) in enumerate(base):
         all_rows = np.concatenate([base_rows, fresh_rows[number]])
         all_scores = np.concatenate([base_scores, fresh_scores[number]])
-        order = np.lexsort((all_rows, -all_scores))[:width]
+        order = np.lexsort((all_rows, -all_scores))
+        if by_code < width:
+            # A shorter answer knows nothing of those that only a scan has found.
+            scanned = (order >= by_code) & (order < len(base_rows))
+            first = order[~scanned][:by_code]
+            order = np.concatenate([first, order[~np.isin(order, first)]])
+        order = order[:width]
         rows[number], scores[number] = all_rows[order], all_scores[order]
     return rows, scores
