@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,7 @@ class Builder:
         """The view of a new generation, after measuring what its scores mean, where that can be."""
         view = views.load(manifest.number)
         report.phase("calibrating")
+        started = time.perf_counter()
         rows = np.sort(view.index.rows())
         try:
             measured = calibrate(
@@ -91,7 +93,9 @@ class Builder:
         from engine.pictures.reliability import reliability_picture
 
         picture = reliability_picture(measured)
-        manifest = self.generations.calibrate(manifest.number, measured.calibration, picture)
+        manifest = self.generations.calibrate(
+            manifest.number, measured.calibration, picture, time.perf_counter() - started
+        )
         return replace(view, manifest=manifest, calibration=measured.calibration)
 
     def _strangers(self, view: View, rows: Rows) -> Strangers | None:

@@ -86,7 +86,10 @@ class Generations:
         except FileNotFoundError:
             return None
         if not (text.isascii() and text.isdecimal()):
-            raise CorruptIndex(f"{self.current_file} holds {text[:20]!r}, not a number")
+            raise CorruptIndex(
+                f"{self.current_file} holds {text[:20]!r}, not a number; "
+                "restart to go on with the newest generation, or build the index"
+            )
         return int(text)
 
     def path(self, number: int) -> Path:
@@ -133,15 +136,22 @@ class Generations:
             folder = self.path(number)
             return write_generation(folder, number, rows, read, plan, report or Reporter())
 
-    def calibrate(self, number: int, calibration: Calibration, picture: bytes) -> Manifest:
-        """Add to a generation what scores mean in it, and a picture of how far that holds."""
+    def calibrate(
+        self, number: int, calibration: Calibration, picture: bytes, seconds: float = 0.0
+    ) -> Manifest:
+        """Add to a generation what scores mean in it, a picture of how far that holds, and the
+        seconds that it took."""
         folder = self.path(number)
         with storage_errors(self.folder):
             write_atomically(folder / CALIBRATION, json.dumps(calibration.to_json()).encode())
             write_atomically(folder / RELIABILITY, picture)
             manifest = Manifest.read(folder)
             added = {name: file_digest(folder / name) for name in (CALIBRATION, RELIABILITY)}
-            manifest = replace(manifest, files={**manifest.files, **added})
+            manifest = replace(
+                manifest,
+                files={**manifest.files, **added},
+                seconds=round(manifest.seconds + seconds, 3),
+            )
             manifest.write(folder)
         return manifest
 
@@ -176,7 +186,10 @@ class Generations:
         """
         folder = self.path(number)
         if not folder.is_dir():
-            raise NoGeneration(f"generation {number} is not in {self.folder}; build the index")
+            there = ", ".join(map(str, self.numbers())) or "none"
+            raise NoGeneration(
+                f"generation {number} is not in {self.folder} (there: {there}); build the index"
+            )
         manifest = Manifest.read(folder)
         if manifest.fingerprint != recipe.fingerprint:
             differences = Recipe.from_json(manifest.recipe).differences(recipe)

@@ -163,6 +163,7 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
             check_id(item.id)
         else:
             for record in searcher.catalog.by_digest(digest(data)):
+                _keep_original(searcher, record.digest, data)
                 resumed = since is not None and record.created_at >= since
                 if resumed and record.id in _candidate_ids(id_from_name(item.name), record.digest):
                     return AddResult(item.name, AddOutcome.ADDED, record.id)
@@ -182,6 +183,14 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
         return AddResult(item.name, AddOutcome.FAILED, item.id, str(error))
     except OSError as error:
         return AddResult(item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}")
+
+
+def _keep_original(searcher: Searcher, image_digest: str, data: bytes) -> None:
+    """Of an image that is stored: it may have been added while none were kept, or be damaged."""
+    originals = searcher.originals
+    if originals is not None and originals.keeps:
+        with originals.holding([(image_digest, data)], searcher.catalog.used_digests):
+            pass
 
 
 def _once(result: AddResult, resumed: set[str]) -> AddResult:

@@ -27,9 +27,11 @@ from engine.errors import (
     CorruptIndex,
     DeadlineExceeded,
     EmptyIndex,
+    ImageTooLarge,
     IndexMismatch,
     NoGeneration,
     Overloaded,
+    UnsupportedImage,
 )
 from engine.generations import Generations, Manifest, Progress, Reporter, project
 from engine.images import DecodedImage, digest, encode_thumbnail
@@ -500,7 +502,7 @@ class Searcher:
 
         Raises: UnknownImage, the errors of decoding, Overloaded and DeadlineExceeded.
         """
-        described = [self._described(image) for image in (a, b)]
+        described = [self._named(name, image) for name, image in (("first", a), ("second", b))]
         view = self._view
         first, second = (
             Described(project(view.projection, raw[None])[0], file_digest)
@@ -515,6 +517,13 @@ class Searcher:
             generation=view.generation,
             count=len(view.index),
         )
+
+    def _named(self, name: str, image: str | bytes) -> tuple[Vectors, str]:
+        """As `_described`; an error says which of two images it is about."""
+        try:
+            return self._described(image)
+        except (BadImage, UnsupportedImage, ImageTooLarge) as error:
+            raise type(error)(f"the {name} image: {error}") from error
 
     def _described(self, image: str | bytes) -> tuple[Vectors, str]:
         """Raw descriptor and digest of an image file or a stored image."""

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence, Set
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.describer import Describer
 from engine.errors import InvalidOption, StorageFull, StorageReadOnly
 from engine.images import digest
 from engine.ingest import MAX_ID_LENGTH, Offered, add_chunk, check_id, id_from_name
+from engine.originals import Originals
 from engine.searcher import Searcher
 from engine.types import AddOutcome, AddResult, Json, NewImage, SearchOptions
 from tests.drawing import encode, photo, scene
@@ -94,6 +97,21 @@ def test_same_bytes_across_chunks_are_added_once(searcher: Searcher) -> None:
     assert outcomes(results) == [(SKIPPED, "a.jpg"), (SKIPPED, "a.jpg")]
     assert results[1].detail == "the same bytes are indexed as 'a.jpg'"
     assert searcher.catalog.live_rows().tolist() == rows
+
+
+def test_adding_again_keeps_an_original_that_is_missing_or_damaged(
+    tmp_path: Path, describer: Describer
+) -> None:
+    data, folder = photo(1), tmp_path / "index" / "originals"
+    for keeps in (False, True):
+        originals = Originals(folder, keeps=keeps)
+        with closing(Searcher(tmp_path / "index", describer, originals=originals)) as searcher:
+            add_chunk(searcher, [offer("a.jpg", data)])
+            assert originals.read(digest(data)) == (data if keeps else None)
+            if keeps:
+                originals.path(digest(data)).write_bytes(b"damaged")
+                assert outcomes(add_chunk(searcher, [offer("a.jpg", data)])) == [(SKIPPED, "a.jpg")]
+                assert originals.read(digest(data)) == data
 
 
 def test_same_bytes_are_kept_under_each_explicit_id(searcher: Searcher) -> None:
