@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,8 @@ from engine.errors import (
 )
 from engine.generations import Generations, Manifest, Progress, Reporter, project
 from engine.images import DecodedImage, digest, encode_thumbnail
-from engine.journal import Journal, Leaving
+from engine.index_stats import IndexStats
+from engine.journal import Leaving
 from engine.metadata_columns import MetadataColumns
 from engine.originals import Originals
 from engine.storage import storage_errors
@@ -44,47 +44,16 @@ from engine.types import (
     Json,
     NewImage,
     Pixels,
-    Recipe,
     SearchAnswer,
     SearchOptions,
     Vectors,
 )
 from engine.vector_index import BuildOptions
 from engine.verification import verify
-from engine.view import RAW_LIMIT, SMALL_REST, View, Views
+from engine.view import RAW_LIMIT, View, Views
+from engine.writing import Writing
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class IndexStats:
-    """The state of the index.
-
-    `fitted` counts the images that the live generation was built on, `fresh` those that were added
-    since; `explained` is 1 before there is one. `bytes` is memory of vectors and codes,
-    `mapped_bytes` that of files of which the system keeps in memory what is used.
-    """
-
-    count: int
-    generation: int
-    generations: tuple[int, ...]
-    fitted: int
-    fresh: int
-    dim: int
-    projected: bool
-    explained: float
-    index_type: str
-    recall: float
-    nprobe: int
-    candidates: int
-    cells: int
-    bytes: int
-    mapped_bytes: int
-    built_at: str | None
-    build_seconds: float
-    recipe: Recipe
-    precision: str
-    calibration: Calibration | None
 
 
 class Searcher:
@@ -134,13 +103,11 @@ class Searcher:
             self.generations = Generations(data_dir)
             self._check_recipe()
             self.columns = MetadataColumns(self.catalog)
-            self._leaving = Leaving()
+            leaving = Leaving()
             self._answering = Answering(
-                self.catalog, self.columns, self._leaving, self.recipe.fingerprint
+                self.catalog, self.columns, leaving, self.recipe.fingerprint
             )
-            self._writing = threading.Lock()
             self._building = threading.Lock()
-            self._journal: Journal | None = None
             self._views = Views(self.catalog, self.generations, describer)
             self._builder = Builder(
                 data_dir,
@@ -151,7 +118,8 @@ class Searcher:
                 originals,
                 build_process_from,
             )
-            self._view = self._open_view()
+            view = self._open_view()
+            self._writing = Writing(self.catalog, self.columns, leaving, originals, view)
             if originals is not None:
                 originals.sweep_later(self.catalog.path, self.catalog.used_digests)
         except BaseException:
@@ -215,7 +183,9 @@ class Searcher:
             if not len(self._view.index):
                 raise EmptyIndex("the index is empty; add images before building it")
             report = Reporter(progress or _nothing, phase or _nothing)
-            manifest = self._switch_to(lambda: self._built_view(report)).manifest
+            manifest = self._writing.switch_to(
+                lambda: self._built_view(report), self._views
+            ).manifest
             assert manifest is not None, "what was built has a manifest"
             return manifest
 
@@ -228,7 +198,9 @@ class Searcher:
             number = self.generations.current()
             if number is None:
                 raise NoGeneration("no generation has been built yet; build the index first")
-            return self._switch_to(lambda: self._loaded_view(number)).generation
+            return self._writing.switch_to(
+                lambda: self._loaded_view(number), self._views
+            ).generation
 
     def rollback(self, to: int | None = None) -> int:
         """Switch back to an earlier generation, by default the one before; returns its number.
@@ -248,40 +220,25 @@ class Searcher:
                 self.generations.publish(number)
                 return view
 
-            return self._switch_to(load).generation
+            return self._writing.switch_to(load, self._views).generation
 
     def _loaded_view(self, number: int) -> View:
         view = self._views.load(number)
         self._views.replay(view)
         return view
 
-    def _switch_to(self, make: Callable[[], View]) -> View:
-        """Search what `make` returns from now on, with what was written while it was made."""
-        journal = Journal()
-        with self._writing:
-            self._journal = journal
-        try:
-            view = make()
-            view.measured_background()
-            # Most of what changed meanwhile is caught up with before anybody has to wait.
-            while len(journal) > SMALL_REST:
-                self._views.catch_up(view, journal)
-            with self._writing:
-                self._views.catch_up(view, journal)
-                self._view, self._journal = view, None
-        finally:
-            with self._writing:
-                self._journal = None
-        return view
-
     def check(self) -> None:
         """Raises CorruptIndex if catalog and vectors do not hold equally many images."""
-        with self._writing:
-            stored, indexed = self.catalog.count(), len(self._view.index)
+        stored, indexed = self._writing.counts()
         if stored != indexed:
             raise CorruptIndex(
                 f"{stored} images are stored, but {indexed} indexed; restart to index them"
             )
+
+    @property
+    def _view(self) -> View:
+        """What searches use now; another one after the next build."""
+        return self._writing.view
 
     @property
     def calibration(self) -> Calibration | None:
@@ -293,30 +250,8 @@ class Searcher:
         return self.generations.reliability_picture(self._view.generation)
 
     def stats(self) -> IndexStats:
-        view = self._view
-        manifest = view.manifest
-        return IndexStats(
-            count=len(view.index),
-            generation=view.generation,
-            generations=tuple(self.generations.numbers()),
-            fitted=manifest.count if manifest else 0,
-            fresh=view.index.rows_after(manifest.last_row) if manifest else len(view.index),
-            dim=view.index.dim,
-            projected=view.projection is not None,
-            explained=manifest.explained if manifest else 1.0,
-            index_type=manifest.index_type if manifest else "flat",
-            recall=manifest.recall if manifest else 1.0,
-            nprobe=manifest.nprobe if manifest else 0,
-            candidates=manifest.candidates if manifest else 0,
-            cells=manifest.cells if manifest else 0,
-            bytes=view.index.bytes,
-            mapped_bytes=view.index.mapped_bytes,
-            built_at=manifest.created_at if manifest else None,
-            build_seconds=manifest.seconds if manifest else 0.0,
-            recipe=self.recipe,
-            precision=self.describer.precision,
-            calibration=view.calibration,
-        )
+        numbers = tuple(self.generations.numbers())
+        return IndexStats.of(self._view, numbers, self.recipe, self.describer.precision)
 
     def verify(self, progress: Progress | None = None) -> list[str]:
         """Problems of the files and of the live index; [] if all is well. See `verification`."""
@@ -348,10 +283,7 @@ class Searcher:
         vector = self._wait(self._batcher.submit(image.pixels))
         if self.originals is not None and self.originals.keeps:
             image = replace(image, data=data)
-        with self._writing:
-            rows, replaced = self._store([new_image(image_id, image, vector, metadata)])
-            # Within the lock: the id may be deleted right after.
-            record = self.catalog.by_rows(rows)[rows[0]]
+        (record,), replaced = self._writing.store([new_image(image_id, image, vector, metadata)])
         return record, not replaced
 
     def describe_many(self, images: Sequence[DecodedImage]) -> list[Vectors | Exception]:
@@ -381,76 +313,18 @@ class Searcher:
         """
         if not images:
             return []
-        with self._writing:
-            _, replaced = self._store(images, new_ids)
-        return replaced
-
-    def _store(
-        self, images: Sequence[NewImage], new_ids: Set[str] = frozenset()
-    ) -> tuple[list[int], list[int]]:
-        """New and replaced rows. The caller holds the lock of writers."""
-        view = self._view
-        vectors = np.stack([stored_descriptor(image.descriptor) for image in images])
-        projected = project(view.projection, vectors)
-        replaced_digests: list[str] = []
-
-        def remember(_: list[int], records: list[ImageRecord]) -> None:
-            self._forget(records)
-            replaced_digests.extend(record.digest for record in records)
-
-        with self._keeping(images):
-            rows, replaced = self.catalog.put(images, new_ids=new_ids, before_commit=remember)
-        self.columns.put(rows, [image.metadata for image in images], [])
-        self._change(view, rows, projected, replaced)
-        self._drop_originals(replaced_digests)
-        return rows, replaced
-
-    def _change(self, view: View, rows: list[int], vectors: Vectors, removed: list[int]) -> None:
-        view.index.change(np.array(rows, np.int64), vectors, np.array(removed, np.int64))
-        if self._journal is not None:
-            self._journal.note(rows, removed)
-
-    def _forget(self, records: Sequence[ImageRecord]) -> None:
-        """Keep what searches that began before a change may still ask for."""
-        # The columns go on knowing a removed row until no search can come upon it. One whose
-        # removal could not be committed is still stored.
-        gone = self._leaving.note(records)
-        if gone:
-            self.columns.remove(gone - self.catalog.by_rows(gone).keys())
-
-    def _keeping(self, images: Sequence[NewImage]) -> AbstractContextManager[None]:
-        if self.originals is None:
-            return nullcontext()
-        kept = [(image.digest, image.data) for image in images]
-        return self.originals.holding(kept, self.catalog.used_digests)
-
-    def _drop_originals(self, digests: Sequence[str]) -> None:
-        if self.originals is not None and digests:
-            self.originals.forget(digests, self.catalog.used_digests)
+        return self._writing.store(images, new_ids)[1]
 
     def patch(self, image_id: str, change: Json) -> ImageRecord:
         """Change the metadata of an image by a JSON merge patch (RFC 7396).
 
         Returns: the record as it now is. Raises: UnknownImage, InvalidOption.
         """
-        with self._writing:
-            record = self.catalog.patch(image_id, change)
-            self.columns.patch(record.row, record.metadata)
-        return record
+        return self._writing.patch(image_id, change)
 
     def delete(self, image_id: str) -> None:
         """Forget an image; no later search finds it. Raises UnknownImage."""
-        with self._writing:
-            gone: list[ImageRecord] = []
-
-            def remember(record: ImageRecord) -> None:
-                gone.append(record)
-                self._forget(gone)
-
-            row = self.catalog.delete(image_id, before_commit=remember)
-            view = self._view
-            self._change(view, [], np.empty((0, view.index.dim), np.float32), [row])
-            self._drop_originals([record.digest for record in gone])
+        self._writing.delete(image_id)
 
     # --- searching ------------------------------------------------------------------------
 

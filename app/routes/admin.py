@@ -14,7 +14,7 @@ from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOu
 from engine.calibration.collect import MIN_IMAGES
 from engine.duplicates import DuplicateOptions
 from engine.errors import EmptyIndex
-from engine.searcher import IndexStats
+from engine.index_stats import IndexStats
 
 router = APIRouter(prefix="/admin/index", tags=["admin"])
 
