@@ -519,6 +519,7 @@ def test_an_index_with_a_filter_and_a_projection_lives_without_their_files(tmp_p
         assert_projected(client)
         assert client.app.state.cooc.service.searcher.verify() == []  # type: ignore[attr-defined]
     (folder / "CURRENT").unlink()
+    shutil.rmtree(folder / "generations")
     with client_of(folder, precision="float32") as client:  # the generation is but a cache
         assert client.get("/admin/index").json()["generation"] == 0
         assert_projected(client)
