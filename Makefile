@@ -4,6 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # faiss-gpu where an NVIDIA driver answers, faiss-cpu elsewhere; override with EXTRA=cpu or EXTRA=gpu.
 EXTRA ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# Tests run in as many processes as there are cores, at most 4 (each takes up to 1 GB), of one
+# thread each: together they then use every core, and none waits for another.
+WORKERS ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); [ $$cores -gt 4 ] && echo 4 || echo $$cores)
+TEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: run test check format clean
 
@@ -11,13 +15,13 @@ run: $(VENV)/.installed-$(EXTRA)
 	$(BIN)/cooc serve
 
 test: $(VENV)/.installed-$(EXTRA)-dev
-	$(BIN)/pytest
+	$(TEST)
 
 check: $(VENV)/.installed-$(EXTRA)-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(TEST)
 
 format: $(VENV)/.installed-$(EXTRA)-dev
 	$(BIN)/ruff format

@@ -106,7 +106,7 @@ def mixed_load(folder: Path, seconds: float) -> dict[str, int]:
     stable = {f"stable/{seed}": photo(seed) for seed in range(40)}
     done = {"search": 0, "put": 0, "delete": 0}
     failures: list[str] = []
-    deadline = time.monotonic() + seconds
+    deadline = 0.0  # set when all is added: adding alone may take that long
 
     def search(url: str, seed: int) -> None:
         draw = random.Random(seed)
@@ -140,6 +140,7 @@ def mixed_load(folder: Path, seconds: float) -> dict[str, int]:
 
     with serving(folder) as server:
         add(server, stable)
+        deadline = time.monotonic() + seconds
         threads = [threading.Thread(target=search, args=(server.url, n)) for n in range(4)]
         threads += [threading.Thread(target=change, args=(server.url, n)) for n in range(2)]
         for thread in threads:
