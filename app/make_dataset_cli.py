@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from app import console, options
 from engine.errors import InvalidOption
-from engine.made.sets import Layout, SetOptions, write_set
 
 
 def make_dataset(
@@ -35,7 +34,8 @@ def make_dataset(
         ),
     ] = 0,
     layout: Annotated[
-        Layout, typer.Option(help="gt (images/ and gt.json), or folders: one for each object.")
+        Literal["gt", "folders"],
+        typer.Option(help="gt (images/ and gt.json), or folders: one for each object."),
     ] = "gt",
     boxes: Annotated[
         bool, typer.Option("--boxes", help="Give queries their box: the object is cut out.")
@@ -43,6 +43,9 @@ def make_dataset(
     json: options.Json = False,
 ) -> None:
     """Draw a retrieval data set: objects under changing view, light, clutter and cover."""
+    # Every command imports this file, and the service starts as one.
+    from engine.made.sets import SetOptions, write_set
+
     chosen = SetOptions(
         instances=instances,
         views=views,

@@ -151,7 +151,7 @@ def test_pages_join_without_gaps_or_repeats_beyond_what_codes_lead_to(
         longest, scores = index.search(query, len(index) + 5, knobs)
         assert len(longest) == len(every) and set(longest.tolist()) == every
         np.testing.assert_allclose(scores, index.vectors(longest) @ query, atol=1e-5)
-        for k in (1, 10, 90, 199, 201, 399, 420, 900, 4000):
+        for k in (1, 10, 49, 51, 90, 199, 201, 399, 420, 900, 1999, 2001, 2400, 4000):
             found, _ = index.search(query, k, knobs)
             assert found.tolist() == longest[:k].tolist()
 

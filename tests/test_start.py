@@ -21,7 +21,9 @@ def test_the_service_imports_nothing_that_only_other_commands_need() -> None:
     loaded = set(json.loads(done.stdout))
     assert {"torch", "faiss", "fastapi"} <= loaded
     others = {"benchmarks", "jinja2", "kornia", "matplotlib", "pytorch_metric_learning", "scipy"}
-    others |= {f"engine.{name}" for name in ("evaluation", "explaining", "pictures", "training")}
+    others |= {
+        f"engine.{name}" for name in ("evaluation", "explaining", "made", "pictures", "training")
+    }
     assert loaded & others == set()
 
 

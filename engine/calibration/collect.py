@@ -16,7 +16,6 @@ from engine.calibration.model import Calibration
 from engine.calibration.strangers import MAX_ASKING, Strangers
 from engine.errors import EngineError
 from engine.images import decode
-from engine.made.transforms import transformed
 from engine.types import Json, Pixels, Rows, Vectors
 
 log = logging.getLogger(__name__)
@@ -260,6 +259,8 @@ def _copies(
     progress: Progress | None,
 ) -> tuple[Rows, Vectors]:
     """Rows and vectors (V, D) of made copies, as many as there is time for."""
+    from engine.made.transforms import transformed  # needed by builds only, not by a start
+
     deadline = time.perf_counter() + seconds
     copied: list[int] = []
     described: list[Vectors] = []

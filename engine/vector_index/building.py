@@ -24,8 +24,8 @@ AUTO = "auto"
 FLAT, SQ8, RABITQ, FLOAT16 = "flat", "ivf_sq8", "ivf_rabitq", "float16"
 INDEX_TYPES = (FLAT, SQ8, RABITQ, FLOAT16)
 FLAT_BELOW, RABITQ_FROM = 20_000, 200_000
-"""Images up to which all are compared, in 3 ms, and from which codes of one bit a value, which
-are scanned six times as fast as those of eight, pay for ranking more candidates exactly."""
+"""Images up to which all are compared, in 3 ms, and from which codes of four bits a value pay: in
+most cases the first of them tells that a vector is too far away."""
 CELLS_PER_ROOT = 4
 """Cells are so many times the square root of the number of vectors."""
 TRAIN_PER_CELL = 50
@@ -36,10 +36,11 @@ MAX_TRAINED = 150_000_000
 SAMPLED = 400
 """Vectors that are searched for to measure recall: half to choose the effort, half to report."""
 RECALL_AT = 10
-CANDIDATES = {SQ8: (200,), RABITQ: (200, 400, 800, 1600, 3200)}
-"""Candidates by code that may be ranked exactly. No fewer than a few pages of results."""
-SCAN_COST = {SQ8: 6.0, RABITQ: 1.0}
-RANK_COST = 50.0
+CODE = {SQ8: "SQ8", RABITQ: "RaBitQ4"}
+CANDIDATES = {SQ8: (200,), RABITQ: (50, 100, 200, 400, 800)}
+"""Candidates by code that may be ranked exactly. As few as will do: each is a page of a file."""
+SCAN_COST = {SQ8: 6.0, RABITQ: 1.5}
+RANK_COST = 150.0
 """Relative cost of scanning a code and of ranking a candidate."""
 
 Steps = Callable[[int, int], None]
@@ -148,9 +149,7 @@ def _code(exact: ExactVectors, kind: str, steps: Steps) -> Any:
     """An index of inverted lists over all vectors, by position."""
     count, dim = exact.count, exact.dim
     cells = max(1, min(int(CELLS_PER_ROOT * count**0.5), count // 39))
-    codes: Any = faiss.index_factory(
-        dim, f"IVF{cells},{'SQ8' if kind == SQ8 else 'RaBitQ'}", faiss.METRIC_INNER_PRODUCT
-    )
+    codes: Any = faiss.index_factory(dim, f"IVF{cells},{CODE[kind]}", faiss.METRIC_INNER_PRODUCT)
     codes.cp.niter = ITERATIONS
     codes.cp.spherical = True
     codes.cp.max_points_per_centroid = TRAIN_PER_CELL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ CODES, EXACT, ROWS = "vectors.faiss", "vectors.f16", "rows.npy"
 """Files of a coded set: inverted lists, float16 vectors, and the row number of each position."""
 FEW = 4096
 """With so few vectors to choose from, comparing with all of them is as fast as looking them up."""
+MORE_CANDIDATES = 2000
+"""Candidates by code of an answer that is longer than the usual ones lead to."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class Effort:
 
 
 class Found(NamedTuple):
-    """One answer: positions and inner products. The first `by_code` of them are in order, and so
-    are those after them, which only a scan has found and which may be better."""
+    """One answer: positions and inner products, in parts that end at `ends`.
+
+    Each part is in order; one after the first was found only by looking farther, and may be better
+    than those before it.
+    """
 
     positions: Positions
     scores: Vectors
-    by_code: int
+    ends: tuple[int, ...]
 
 
 class CodedVectors:
@@ -86,7 +92,7 @@ class CodedVectors:
 
     def take(self, positions: Positions) -> Vectors:
         """The vectors at `positions`, (N, D)."""
-        return self._exact.take(positions)
+        return self._exact.pick(positions)
 
     def search(
         self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None = None
@@ -94,32 +100,35 @@ class CodedVectors:
         """The `k` best for each of (Q, D) queries.
 
         `mask` (N,) says which positions may be answered. Answers are never short: one that is
-        longer than the codes lead to begins with what they find, as a shorter one does, so that
-        pages join without gaps or repeats, and goes on with the best others. Few are scanned.
+        longer than the candidates lead to begins with what they find, as a shorter one does, so
+        that pages join without gaps or repeats, and goes on with the best of more candidates, then
+        of all. Of few all are compared.
         """
         count = len(self) if mask is None else int(np.count_nonzero(mask))
         k = min(k, count)
         if not k:
-            return [Found(np.empty(0, np.int64), np.empty(0, np.float32), 0) for _ in queries]
+            return [Found(np.empty(0, np.int64), np.empty(0, np.float32), (0,)) for _ in queries]
         if self._codes is None or knobs.exact or count <= FEW:
-            scanned = zip(*self._exact.search(queries, k, mask), strict=True)
-            return [Found(positions, scores, k) for positions, scores in scanned]
-        found = self._by_code(queries, k, knobs, mask, count)
-        short = [number for number, answer in enumerate(found) if answer.by_code < k]
-        if short:
-            scanned = zip(*self._exact.search(queries[short], k, mask), strict=True)
-            for number, (positions, scores) in zip(short, scanned, strict=True):
-                first = found[number]
-                others = np.flatnonzero(~np.isin(positions, first.positions))[: k - first.by_code]
-                found[number] = Found(
-                    np.concatenate([first.positions, positions[others]]),
-                    np.concatenate([first.scores, scores[others]]),
-                    first.by_code,
-                )
-        return found
+            return self._scanned(queries, k, mask)
+        found = self._by_code(queries, self.effort.candidates, k, knobs, mask, count)
+        more = max(MORE_CANDIDATES, self.effort.candidates)
+        found = _longer(
+            found, queries, k, lambda some: self._by_code(some, more, k, knobs, mask, count)
+        )
+        return _longer(found, queries, k, lambda some: self._scanned(some, k, mask))
+
+    def _scanned(self, queries: Vectors, k: int, mask: Mask | None) -> list[Found]:
+        scanned = zip(*self._exact.search(queries, k, mask), strict=True)
+        return [Found(positions, scores, (len(positions),)) for positions, scores in scanned]
 
     def _by_code(
-        self, queries: Vectors, k: int, knobs: SearchKnobs, mask: Mask | None, count: int
+        self,
+        queries: Vectors,
+        candidates: int,
+        k: int,
+        knobs: SearchKnobs,
+        mask: Mask | None,
+        count: int,
     ) -> list[Found]:
         """At most `k` each."""
         assert self._codes is not None, "a set without codes is scanned"
@@ -129,15 +138,13 @@ class CodedVectors:
             nprobe = int(np.ceil(nprobe * len(self) / count))
         use_threads(len(queries))
         params = cell_parameters(min(nprobe, self._ivf.nlist), mask)
-        _, candidates = self._codes.search(
-            np.ascontiguousarray(queries), self.effort.candidates, params=params
-        )
+        _, found = self._codes.search(np.ascontiguousarray(queries), candidates, params=params)
         answers = []
-        for query, some in zip(queries, candidates, strict=True):
+        for query, some in zip(queries, found, strict=True):
             positions = np.sort(some[some >= 0])  # in the order of the file
-            scores: Vectors = self._exact.take(positions) @ query
+            scores: Vectors = self._exact.pick(positions) @ query
             order = best_first(scores, positions, k)
-            answers.append(Found(positions[order], scores[order], len(order)))
+            answers.append(Found(positions[order], scores[order], (len(order),)))
         return answers
 
     @property
@@ -153,3 +160,23 @@ class CodedVectors:
     def mapped_bytes(self) -> int:
         """Bytes of the file of vectors, which the system keeps in memory as far as it is used."""
         return self._exact.bytes
+
+
+def _longer(
+    found: list[Found], queries: Vectors, k: int, look: Callable[[Vectors], list[Found]]
+) -> list[Found]:
+    """`found`, those that are shorter than `k` continued with what `look` finds besides."""
+    short = [number for number, answer in enumerate(found) if len(answer.positions) < k]
+    if not short:
+        return found
+    answers = list(found)
+    for number, (positions, scores, _) in zip(short, look(queries[short]), strict=True):
+        first = found[number]
+        missing = k - len(first.positions)
+        others = np.flatnonzero(~np.isin(positions, first.positions))[:missing]
+        answers[number] = Found(
+            np.concatenate([first.positions, positions[others]]),
+            np.concatenate([first.scores, scores[others]]),
+            (*first.ends, len(first.positions) + len(others)),
+        )
+    return answers

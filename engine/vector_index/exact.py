@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from engine.vector_index.knobs import Mask
 
 BLOCK = 4096
 """Vectors that are compared at once: 8 MB of float32 at 512 values, which stay in the cache."""
+
+MOST_AT_ONCE = 256
+"""Vectors that the system is told about before they are read: a microsecond each."""
 
 Positions = NDArray[np.int64]
 """(N,) places in a file of vectors, from 0."""
@@ -36,13 +40,28 @@ class ExactVectors:
         self.count, self.dim = count, dim
         self.device = device or torch.device("cpu")
         self._mapped: NDArray[np.float16] = np.memmap(path, np.float16, "r", shape=(count, dim))
+        # A second view of the file, of which the system reads only what is asked for. Reading
+        # ahead, as a scan wants it, would fill the memory with neighbours in the file.
+        self._random: NDArray[np.float16] = np.memmap(path, np.float16, "r", shape=(count, dim))
+        self._pages: mmap.mmap = self._random._mmap  # type: ignore[attr-defined]
+        self._pages.madvise(mmap.MADV_RANDOM)
         self._resident = (
             None if self.device.type == "cpu" else torch.from_numpy(self._mapped).to(self.device)
         )
 
     def take(self, positions: Positions) -> Vectors:
-        """The vectors at `positions`, (N, D)."""
+        """The vectors at `positions`, (N, D): many, or close to each other."""
         return _float32(self._mapped[positions])
+
+    def pick(self, positions: Positions) -> Vectors:
+        """The vectors at `positions`, (N, D): a few from all over the file."""
+        if len(positions) <= MOST_AT_ONCE:
+            size = 2 * self.dim
+            for position in positions.tolist():
+                start = position * size // mmap.PAGESIZE * mmap.PAGESIZE
+                # All at once, in the place of one after the other.
+                self._pages.madvise(mmap.MADV_WILLNEED, start, (position + 1) * size - start)
+        return _float32(self._random[positions])
 
     def search(
         self, queries: Vectors, k: int, mask: Mask | None = None

@@ -206,14 +206,16 @@ def _joined(
     width = min(k, fresh_rows.shape[1] + min((len(rows) for rows, _, _ in base), default=0))
     rows = np.empty((len(base), width), np.int64)
     scores = np.empty((len(base), width), np.float32)
-    for number, (base_rows, base_scores, by_code) in enumerate(base):
+    for number, (base_rows, base_scores, ends) in enumerate(base):
         all_rows = np.concatenate([base_rows, fresh_rows[number]])
         all_scores = np.concatenate([base_scores, fresh_scores[number]])
         order = np.lexsort((all_rows, -all_scores))
-        if by_code < width:
-            # A shorter answer knows nothing of those that only a scan has found.
-            scanned = (order >= by_code) & (order < len(base_rows))
-            first = order[~scanned][:by_code]
+        for end in ends[:-1]:
+            if end >= width:
+                break
+            # A shorter answer knows nothing of those that were found by looking farther.
+            farther = (order >= end) & (order < len(base_rows))
+            first = order[~farther][:end]
             order = np.concatenate([first, order[~np.isin(order, first)]])
         order = order[:width]
         rows[number], scores[number] = all_rows[order], all_scores[order]
