@@ -28,23 +28,34 @@ from engine.vector_index import BuildOptions
 DIM = 512
 STORED_TOGETHER = 2000
 QUESTIONS = 500
+LONGEST = 5
+"""Waits that are reported with their time, to see what was going on."""
 
 Say = Callable[[str], object]
 
 
 @dataclass
 class Waits:
-    """Milliseconds of each search, and how many were asked for."""
+    """Milliseconds of each search, and the seconds after which it began."""
 
     ms: list[float] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
 
-    def summary(self) -> dict[str, float]:
+    def add(self, since: float, started: float) -> None:
+        self.began.append(started - since)
+        self.ms.append(1000 * (time.perf_counter() - started))
+
+    def summary(self) -> dict[str, Any]:
         ms = np.array(self.ms)
+        longest = np.argsort(-ms)[:LONGEST]
         return {
             "searches": len(ms),
             "p50_ms": float(np.quantile(ms, 0.5)),
             "p99_ms": float(np.quantile(ms, 0.99)),
             "max_ms": float(ms.max()),
+            "longest": [
+                {"at_s": round(self.began[n], 1), "ms": round(self.ms[n], 1)} for n in longest
+            ],
         }
 
 
@@ -139,11 +150,11 @@ def _searching(searcher: Searcher, questions: Vectors) -> Iterator[Waits]:
 
 
 def _ask(searcher: Searcher, questions: Vectors, waits: Waits, ended: threading.Event) -> None:
-    number = 0
+    number, since = 0, time.perf_counter()
     while not ended.is_set():
         started = time.perf_counter()
         _search(searcher, questions[number % len(questions)])
-        waits.ms.append(1000 * (time.perf_counter() - started))
+        waits.add(since, started)
         number += 1
 
 

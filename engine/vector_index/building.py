@@ -115,15 +115,13 @@ def build_base(folder: Path, rows: Rows, dim: int, options: BuildOptions, steps:
     if kind == FLOAT16:
         return scanned
     exact = ExactVectors(folder / EXACT, len(rows), dim)
-    tuning, reporting = _samples(exact)
+    samples = _samples(exact)
+    codes: Any = None
     for attempt in (kind, *((SQ8,) if options.index_type == AUTO and kind == RABITQ else ())):
+        codes = None  # the ones before need their memory no longer
         codes = _code(exact, attempt, steps)
-        effort = _choose_effort(codes, exact, attempt, tuning, (1 + options.recall_target) / 2)
-        coded = CodedVectors(exact, rows, codes, effort)
-        recall = _recall(coded, reporting)
-        cells = int(faiss.extract_index_ivf(codes).nlist)
-        built = Built(attempt, recall, cells, effort)
-        if recall >= options.recall_target:
+        built = _with_effort(codes, exact, rows, attempt, samples, options.recall_target)
+        if built.recall >= options.recall_target:
             break
     if built.recall < options.min_recall:
         if options.index_type == AUTO:
@@ -192,33 +190,71 @@ def _samples(exact: ExactVectors) -> tuple[_Sample, _Sample]:
     return first, second
 
 
-def _choose_effort(
-    codes: Any, exact: ExactVectors, kind: str, sample: _Sample, target: float
-) -> Effort:
-    """The cheapest effort that reaches `target` on the sample; else the best there is."""
-    ivf = faiss.extract_index_ivf(codes)
-    per_cell = exact.count / ivf.nlist
-    most = max(CANDIDATES[kind])
-    reached: list[tuple[float, Effort]] = []
-    nprobes = sorted({min(ivf.nlist, round(2 ** (step / 2))) for step in range(2 * 24)})
-    tried = 0
-    for nprobe in nprobes:
-        _, found = codes.search(sample.queries, most, params=cell_parameters(nprobe))
-        best = [_exact_first(exact, sample, number, some) for number, some in enumerate(found)]
+def _with_effort(
+    codes: Any,
+    exact: ExactVectors,
+    rows: Rows,
+    kind: str,
+    samples: tuple[_Sample, _Sample],
+    target: float,
+) -> Built:
+    """The least effort that finds `target` of the nearest, or all that can be made.
+
+    It is chosen on one half of the sampled vectors and measured on the other: where that finds
+    less than `target`, more is asked of the first half.
+    """
+    tuning, reporting = samples
+    trials = _Trials(codes, exact, kind, tuning)
+    cells = int(faiss.extract_index_ivf(codes).nlist)
+    for asked in ((1 + target) / 2, (7 + target) / 8, 1.0):
+        effort = trials.cheapest(asked)
+        recall = _recall(CodedVectors(exact, rows, codes, effort), reporting)
+        if recall >= target:
+            break
+    return Built(kind, recall, cells, effort)
+
+
+class _Trials:
+    """What each effort finds of the sampled neighbours; each is tried at most once."""
+
+    def __init__(self, codes: Any, exact: ExactVectors, kind: str, sample: _Sample) -> None:
+        self._codes, self._exact, self._kind, self._sample = codes, exact, kind, sample
+        self._cells = int(faiss.extract_index_ivf(codes).nlist)
+        self._nprobes = sorted({min(self._cells, round(2 ** (step / 2))) for step in range(48)})
+        self._tried: list[list[tuple[float, float, Effort]]] = []
+
+    def cheapest(self, target: float) -> Effort:
+        """The cheapest effort that reaches `target`; else the best there is."""
+        reached: list[tuple[float, Effort]] = []
+        better = 0
+        for number in range(len(self._nprobes)):
+            if number == len(self._tried):
+                self._tried.append(self._try(self._nprobes[number]))
+            for recall, cost, effort in self._tried[number]:
+                if recall >= target:
+                    reached.append((cost, effort))
+                    break
+            better += bool(reached)
+            # More cells may pay with fewer candidates, but not for long.
+            if better > 4:
+                break
+        if reached:
+            return min(reached, key=lambda entry: entry[0])[1]
+        return Effort(self._cells, max(CANDIDATES[self._kind]))
+
+    def _try(self, nprobe: int) -> list[tuple[float, float, Effort]]:
+        """Recall, cost and effort of so many cells and ever more candidates."""
+        sample, kind = self._sample, self._kind
+        scanned = nprobe * self._exact.count / self._cells * SCAN_COST[kind]
+        most = max(CANDIDATES[kind])
+        _, found = self._codes.search(sample.queries, most, params=cell_parameters(nprobe))
+        best = [_exact_first(self._exact, sample, n, some) for n, some in enumerate(found)]
+        tried = []
         for candidates in CANDIDATES[kind]:
             found_of = float(np.mean([np.sum(hits[:candidates]) for hits in best]))
             recall = found_of / sample.wanted if sample.wanted else 1.0
-            if recall >= target:
-                cost = nprobe * per_cell * SCAN_COST[kind] + candidates * RANK_COST
-                reached.append((cost, Effort(nprobe, candidates)))
-                break
-        tried += bool(reached)
-        # More cells may pay with fewer candidates, but not for long.
-        if tried > 4:
-            break
-    if reached:
-        return min(reached, key=lambda entry: entry[0])[1]
-    return Effort(int(ivf.nlist), most)
+            tried.append((recall, scanned + candidates * RANK_COST, Effort(nprobe, candidates)))
+        return tried
 
 
 def _exact_first(exact: ExactVectors, sample: _Sample, number: int, some: Positions) -> Vectors:
