@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
+from engine.checksums import content_checksum, record_checksum
 from engine.errors import CorruptIndex, IdTaken, InvalidOption, UnknownImage
 from engine.merge_patch import merge_patch
 from engine.storage import storage_errors
@@ -84,6 +85,14 @@ thumbnails_table = Table(
     Column("row", ForeignKey(_row, ondelete="CASCADE"), primary_key=True),
     Column("jpeg", LargeBinary, nullable=False),
 )
+# Beside the images, as files from before there were checksums have none for theirs.
+checksums_table = Table(
+    "checksums",
+    schema,
+    Column("row", ForeignKey(_row, ondelete="CASCADE"), primary_key=True),
+    Column("record", Integer, nullable=False),
+    Column("content", Integer, nullable=False),
+)
 
 _COLUMNS = "row, id, digest, width, height, format, metadata, created_at"
 _BY_ID = f"SELECT {_COLUMNS} FROM images WHERE id = ?"
@@ -100,14 +109,19 @@ _INSERT = (
 )
 _INSERT_DESCRIPTOR = "INSERT INTO descriptors (row, vector) VALUES (?, ?)"
 _INSERT_THUMBNAIL = "INSERT INTO thumbnails (row, jpeg) VALUES (?, ?)"
+_INSERT_CHECKSUMS = "INSERT INTO checksums (row, record, content) VALUES (?, ?, ?)"
 _SET_METADATA = "UPDATE images SET metadata = ? WHERE row = ?"
+_SET_CHECKSUM = "UPDATE checksums SET record = ? WHERE row = ?"
 _COUNT = "SELECT count(*) FROM images"
 _LIVE_ROWS = "SELECT group_concat(row) FROM images"
 _METADATA = (
     "SELECT group_concat(row), group_concat(metadata) "
     "FROM (SELECT row, metadata FROM images WHERE row > ? ORDER BY row LIMIT ?)"
 )
-_IS_PREPARED = "SELECT 1 FROM sqlite_master WHERE name = 'images_rows'"
+_IS_PREPARED = (
+    "SELECT 1 FROM sqlite_master WHERE name IN ('images_rows', 'checksums') "
+    "GROUP BY 1 HAVING count(*) = 2"
+)
 
 
 class Catalog:
@@ -149,6 +163,7 @@ class Catalog:
             )
         # Files from before there was this index: half a second at a million images, once.
         _rows_index.create(connection, checkfirst=True)
+        checksums_table.create(connection, checkfirst=True)
 
     def _version(self) -> str | None:
         with self._read() as connection:
@@ -214,6 +229,8 @@ class Catalog:
         vector = image.descriptor.astype(np.float16).tobytes()
         connection.exec_driver_sql(_INSERT_DESCRIPTOR, (row, vector))
         connection.exec_driver_sql(_INSERT_THUMBNAIL, (row, image.thumbnail))
+        sums = (record_checksum(named), content_checksum(vector, image.thumbnail))
+        connection.exec_driver_sql(_INSERT_CHECKSUMS, (row, *sums))
         return row
 
     def delete(
@@ -244,7 +261,10 @@ class Catalog:
                     f"the metadata of {image_id!r} would have {length:,} characters; at most "
                     f"{MAX_METADATA:,}: remove entries by setting them to null"
                 )
-            connection.exec_driver_sql(_SET_METADATA, (json.dumps(metadata), record.row))
+            text = json.dumps(metadata)
+            connection.exec_driver_sql(_SET_METADATA, (text, record.row))
+            fields = _fields(record, text)
+            connection.exec_driver_sql(_SET_CHECKSUM, (record_checksum(fields), record.row))
         return replace(record, metadata=metadata)
 
     # --- reading --------------------------------------------------------------------------
@@ -481,6 +501,12 @@ def _record(found: Any) -> ImageRecord:
     """From the values of `_COLUMNS`, in their order."""
     row, image_id, digest, width, height, kind, metadata, created_at = found
     return ImageRecord(row, image_id, digest, width, height, kind, json.loads(metadata), created_at)
+
+
+def _fields(record: ImageRecord, metadata: str) -> tuple[object, ...]:
+    """The values of `checksums.FIELDS`; `metadata` as the text that is stored."""
+    size = (record.width, record.height)
+    return (record.id, record.digest, *size, record.format, metadata, record.created_at)
 
 
 def _numbers(text: str) -> Rows:

@@ -10,22 +10,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Select, create_engine, event, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.exc import DatabaseError
 
 from engine.catalog import (
     READ_CHUNK,
+    checksums_table,
     descriptors_table,
     images_table,
     meta_table,
     thumbnails_table,
 )
+from engine.checksums import FIELDS, differing
 from engine.errors import CorruptIndex, EmptyIndex
 from engine.storage import fsync_file, storage_errors
 from engine.types import Recipe, Rows, Vectors
 
 BACKUP_PAGES = 2048
 """Of 4 KiB, copied before anybody is told of the progress."""
+_WITH_CHECKSUMS = (
+    "images JOIN checksums USING (row) JOIN descriptors USING (row) JOIN thumbnails USING (row)"
+)
 SOME = 500
 """Values named in one query."""
 
@@ -150,6 +164,25 @@ class CatalogReader:
                 problems.append(f"{name}: {missing} images have no {what}")
         return problems
 
+    def differing(self) -> Iterator[tuple[str, str]]:
+        """Ids of images that are not as they were written, and what of them; see `checksums`.
+
+        Those from before there were checksums are not looked at.
+        """
+        if self._has_checksums():
+            query = f"SELECT {FIELDS}, vector, jpeg, record, content FROM {_WITH_CHECKSUMS}"
+            yield from differing(self._stream(text(query)))
+
+    def without_checksum(self) -> int:
+        """Images from before there were checksums."""
+        if not self._has_checksums():
+            return self.count()
+        return self.count() - self._number(select(func.count()).select_from(checksums_table))
+
+    def _has_checksums(self) -> bool:
+        query = "SELECT count(*) FROM sqlite_master WHERE name = 'checksums'"
+        return bool(self._number(text(query)))
+
     def backup(self, target: Path, progress: Callable[[int, int], None] | None = None) -> None:
         """Copy this view into a new file, durably; `progress` gets bytes and may raise.
 
@@ -173,7 +206,7 @@ class CatalogReader:
 
     # --- internals ------------------------------------------------------------------------
 
-    def _number(self, query: Select[Any]) -> int:
+    def _number(self, query: Executable) -> int:
         with self._errors():
             return int(self._connection.execute(query).scalar_one())
 
@@ -182,7 +215,7 @@ class CatalogReader:
             found = self._connection.execute(select(column).where(column.in_(values)))
             return list(found.scalars())
 
-    def _stream(self, query: Select[Any]) -> Iterator[Any]:
+    def _stream(self, query: Executable) -> Iterator[Any]:
         with self._errors():
             yield from self._connection.execution_options(yield_per=1000).execute(query)
 

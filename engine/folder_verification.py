@@ -84,6 +84,7 @@ def verify_folder(
                     result.notes.append(f"{count} images, but no generation: {BUILD}")
                 else:
                     problems += _check_against(reader, generation, recipe, data_dir, progress)
+            problems += collect(lambda: _check_sums(reader, result))
             problems += _check_thumbnails(reader, count, full, result)
             problems += _check_originals(data_dir, reader, full, result, progress)
     except CorruptIndex as error:
@@ -173,6 +174,21 @@ def _check_learned(data_dir: Path, recipe: Recipe) -> list[Problem]:
         except CorruptIndex as error:
             problems.append(Problem(error.message, "or restore a snapshot"))
     return problems
+
+
+def _check_sums(reader: CatalogReader, result: Verification) -> list[Problem]:
+    without = reader.without_checksum()
+    if without:
+        result.notes.append(
+            f"{without} images were added before there were checksums and are checked in part; "
+            "those that are added again have one"
+        )
+    return shortened(
+        [
+            Problem(f"the {what} of {image_id!r} is not as it was written", AGAIN)
+            for image_id, what in reader.differing()
+        ]
+    )
 
 
 def _check_thumbnails(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from engine.catalog import MAX_METADATA, READ_CHUNK, Catalog, stored_descriptor
+from engine.catalog_reader import CatalogReader
 from engine.errors import CorruptIndex, InvalidOption, UnknownImage
 from engine.types import ImageRecord
 from tests.stored import RECIPE, an_image, other_recipe, unit_vectors
@@ -505,3 +506,53 @@ def test_opening_a_catalog_waits_for_no_writer(path: Path) -> None:
             assert catalog.count() == 0
         assert time.perf_counter() - started < 5
         writer.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("UPDATE images SET id = 'c' WHERE id = 'b'", ("c", "entry")),
+        ("UPDATE images SET digest = 'x' WHERE id = 'b'", ("b", "entry")),
+        ("UPDATE images SET width = width + 1 WHERE id = 'b'", ("b", "entry")),
+        ("UPDATE images SET format = 'PNH' WHERE id = 'b'", ("b", "entry")),
+        ("UPDATE images SET metadata = '{\"year\": 2025}' WHERE id = 'b'", ("b", "entry")),
+        ("UPDATE images SET created_at = '' WHERE id = 'b'", ("b", "entry")),
+        ("UPDATE descriptors SET vector = zeroblob(length(vector)) WHERE row = 2", None),
+        ("UPDATE thumbnails SET jpeg = x'00' WHERE row = 2", None),
+    ],
+)
+def test_what_was_changed_behind_its_back_is_told(
+    path: Path, change: str, what: tuple[str, str] | None
+) -> None:
+    with closing(Catalog(path)) as catalog:
+        catalog.put([an_image("a", seed=1), an_image("b", seed=2, metadata={"year": 2024})])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(change).rowcount == 1
+    with closing(CatalogReader(path)) as reader:
+        assert list(reader.differing()) == [what or ("b", "descriptor or thumbnail")]
+
+
+def test_what_the_catalog_itself_changes_is_as_it_was_written(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        catalog.put([an_image(f"{n}", seed=n, metadata={"ü": [n, None]}) for n in range(4)])
+        catalog.patch("1", {"ü": None, "a": {"b": 1.5}})
+        catalog.put([an_image("2", seed=9)])
+        catalog.delete("3")
+    assert look(path, "SELECT count(*) FROM checksums") == [(3,)]
+    with closing(CatalogReader(path)) as reader:
+        assert list(reader.differing()) == []
+        assert reader.without_checksum() == 0
+
+
+def test_a_file_from_before_there_were_checksums_is_read_and_gets_them(path: Path) -> None:
+    with closing(Catalog(path)) as catalog:
+        catalog.put([an_image("a", seed=1), an_image("b", seed=2)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE checksums")
+    with closing(CatalogReader(path)) as reader:
+        assert (list(reader.differing()), reader.without_checksum()) == ([], 2)
+    with closing(Catalog(path)) as catalog:
+        catalog.patch("b", {"year": 2024})
+        catalog.put([an_image("c", seed=3)])
+    with closing(CatalogReader(path)) as reader:
+        assert (list(reader.differing()), reader.without_checksum()) == ([], 2)

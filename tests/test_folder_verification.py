@@ -38,6 +38,12 @@ def change(folder: Path, query: str, *values: object, enforce: bool = True) -> N
         connection.commit()
 
 
+def change_unnoticed(folder: Path, query: str, *values: object) -> None:
+    """As `change`, to images from before there were checksums."""
+    change(folder, query, *values)
+    change(folder, "DELETE FROM checksums")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     passing = ("-wal", "-shm")
     return {
@@ -76,18 +82,25 @@ def test_an_index_that_was_never_built_is_verified(tmp_path: Path, count: int) -
         row = 1 + count // 2
         wrong = (3 * unit_vectors(1, seed=99)[0]).astype(np.float16).tobytes()
         change(folder, "UPDATE descriptors SET vector = ? WHERE row = ?", wrong, row)
-        assert verify_folder(folder).problems == [], "there is nothing to hold it against"
+        assert the_problem(folder) == (
+            f"the descriptor or thumbnail of 'i{row - 1}' is not as it was written; "
+            "add the image again, or restore a snapshot"
+        )
+        change(folder, "DELETE FROM checksums")
+        found = verify_folder(folder)
+        assert found.problems == [], "there is nothing to hold it against"
+        assert f"{count} images were added before there were checksums" in found.notes[0]
 
 
 def test_a_descriptor_that_was_changed_is_found(index: Path) -> None:
     wrong = unit_vectors(1, seed=99)[0].astype(np.float16).tobytes()
-    change(index, "UPDATE descriptors SET vector = ? WHERE row = 11", wrong)
+    change_unnoticed(index, "UPDATE descriptors SET vector = ? WHERE row = 11", wrong)
     assert the_problem(index) == "the vector of row 11 is not that of its image; build the index"
 
 
 def test_many_of_a_kind_are_counted(index: Path) -> None:
     wrong = unit_vectors(1, seed=99)[0].astype(np.float16).tobytes()
-    change(index, "UPDATE descriptors SET vector = ? WHERE row <= 60", wrong)
+    change_unnoticed(index, "UPDATE descriptors SET vector = ? WHERE row <= 60", wrong)
     problems = verify_folder(index).problems
     assert len(problems) == 21
     assert problems[-1] == "and 39 more of the last kind; build the index"
@@ -109,7 +122,7 @@ def test_an_image_that_lacks_a_part_is_found(index: Path, query: str, expected: 
 
 def test_parts_that_belong_to_no_image_are_found(index: Path) -> None:
     change(index, "DELETE FROM images WHERE row = 11", enforce=False)
-    assert any("2 entries belong to no image" in each for each in verify_folder(index).problems)
+    assert any("3 entries belong to no image" in each for each in verify_folder(index).problems)
 
 
 def test_a_damaged_catalog_is_found(index: Path) -> None:
@@ -149,7 +162,7 @@ def test_an_image_that_a_generation_should_have_is_missed(index: Path) -> None:
         build_and_publish(searcher)
         searcher.store([made(99)])
     row = 88
-    for table in ("images", "descriptors", "thumbnails"):
+    for table in ("images", "descriptors", "thumbnails", "checksums"):
         change(index, f"UPDATE {table} SET row = 4 WHERE row = ?", row, enforce=False)
     expected = "1 images are not in generation 2, the first in row 4; build the index"
     assert the_problem(index) == expected
@@ -172,10 +185,11 @@ def test_originals_are_read_and_strays_told(index: Path) -> None:
         originals.keep(digests[seed], content)
         if seed < 6:
             change(index, "UPDATE images SET digest = ? WHERE id = ?", digests[seed], f"i{seed}")
+    change(index, "DELETE FROM checksums")
     found = verify_folder(index)
     assert found.problems == []
     assert found.checked["originals"] == found.checked["originals read"] == 3
-    assert found.notes == [
+    assert found.notes[1:] == [
         "84 images have no original: they were added without, or the file is gone"
     ]
     os.utime(originals.path(digests[6]), (0, 0))

@@ -15,8 +15,6 @@ from typing import Any
 
 from benchmarks.crashing.checks import Findings, check
 from benchmarks.crashing.damage import (
-    CATALOG_CASE,
-    UNPROTECTED,
     Damage,
     catalog_cases,
     cut_log,
@@ -197,19 +195,15 @@ def torn_log(sample: Sample, serve: Serve, folder: Path) -> dict[str, Any]:
 def damaged_catalog(
     sample: Sample, serve: Serve, name: str, damage: Damage, folder: Path
 ) -> dict[str, Any]:
-    """It is refused, or `cooc index verify` names it; `noticed` has its words.
-
-    Content that nothing is held against is reported as `unprotected`, and is no fault.
-    """
-    unprotected = name.removeprefix(CATALOG_CASE) in UNPROTECTED
+    """It is refused, or `cooc index verify` names it; `noticed` has its words."""
     with _copy(sample.folder, folder, serve) as service:
         damage(service.folder)
         noticed = service.verify()
         findings = Findings()
-        if not noticed and not unprotected:
+        if not noticed:
             findings.add("verify", "nothing was noticed")
         report = _report(name, service, findings, None)
-        return {**report, "noticed": noticed[:5], "unprotected": unprotected}
+        return {**report, "noticed": noticed[:5]}
 
 
 def full_disk(serve: Serve, folder: Path) -> dict[str, Any]:

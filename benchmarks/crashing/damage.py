@@ -12,14 +12,6 @@ from pathlib import Path
 Damage = Callable[[Path], None]
 """Does its harm to a data folder."""
 
-UNPROTECTED = (
-    "metadata",
-    "thumbnail",
-    "descriptor, low bit",
-    "descriptor that no generation has, high bit",
-)
-"""Content of the catalog that nothing is held against: SQLite keeps no checksums, and neither does
-a row. The vectors of a generation show a descriptor that has changed much."""
 
 GENERATIONS, CURRENT, JOBS, CATALOG = "generations", "CURRENT", "jobs.sqlite", "catalog.sqlite"
 
