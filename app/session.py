@@ -33,8 +33,9 @@ def session(settings: Settings, url: str | None) -> Iterator[Target]:
 
     Raises: DataFolderInUse if another command, not a service, holds it.
     """
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
     if url is not None:
-        yield Target(Client(url), None)
+        yield Target(Client(url, key), None)
         return
     console.log_to_stderr()
     try:
@@ -44,7 +45,7 @@ def session(settings: Settings, url: str | None) -> Iterator[Target]:
         if error.url is None:
             raise
         console.err.print(f"the service at {error.url} holds this index; it does the work")
-        yield Target(Client(error.url), None)
+        yield Target(Client(error.url, key), None)
         return
     try:
         yield Target(None, opened.searcher)
