@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,13 @@ BAD = {
 }
 
 
-@pytest.fixture
-def service() -> Iterator[str]:
-    """Something that answers as the advisory service does."""
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A service that says the same to everybody."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b'{"vulnerabilities": []}'
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -49,6 +49,13 @@ def service() -> Iterator[str]:
             thread.join()
 
 
+@pytest.fixture
+def service() -> Iterator[str]:
+    """Something that answers as the advisory service does."""
+    with answering(200, b'{"vulnerabilities": [{"id": "CVE-2019-1"}]}') as url:
+        yield url
+
+
 def saying(text: str, code: int) -> tuple[str, ...]:
     """A command that prints what `pip-audit` would."""
     program = f"import sys; sys.stdout.write({text!r}); sys.stderr.write('why'); sys.exit({code})"
@@ -58,7 +65,18 @@ def saying(text: str, code: int) -> tuple[str, ...]:
 def test_without_network_it_is_skipped_and_says_so() -> None:
     code, text = audit(saying("never run", 1), url="http://127.0.0.1:9/")
     assert code == 0
-    assert text == "dependencies not audited: skipped, no network (127.0.0.1 does not answer)"
+    assert text == "dependencies not audited: skipped, no network (127.0.0.1 gives no advisories)"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(404, b""), (200, b"<html>"), (200, b"[]"), (200, b"{}"), (200, b'{"vulnerabilities": []}')],
+)
+def test_a_mirror_without_advisories_does_not_pass_for_the_service(
+    status: int, body: bytes
+) -> None:
+    with answering(status, body) as url:
+        assert audit(saying("never run", 1), url=url)[1].endswith("gives no advisories)")
 
 
 def test_known_vulnerabilities_fail_and_are_named(service: str) -> None:

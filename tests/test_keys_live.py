@@ -8,7 +8,6 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.client import Client, ServiceProblem
@@ -82,8 +81,8 @@ def test_forwarded_headers_are_believed_from_trusted_addresses_only(tmp_path: Pa
             assert ("Strict-Transport-Security" in answer.headers) is believed
             wrong = {**headers, "X-API-Key": "wrong"}
             codes = {
-                httpx.get(
-                    f"{server.url}/jobs", headers=wrong | {"X-Forwarded-For": f"192.0.2.{number}"}
+                server.http.get(
+                    "/jobs", headers=wrong | {"X-Forwarded-For": f"192.0.2.{number}"}
                 ).status_code
                 for number in range(25)
             }

@@ -42,7 +42,7 @@ ANSWERS = [
     ("GET", "/images/a/original", 200),
     ("GET", "/nowhere", 404),
     ("GET", "/search", 405),
-    ("POST", "/search", 422),
+    ("POST", "/search", 415),
     ("DELETE", "/images/b", 404),
 ]
 

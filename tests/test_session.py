@@ -10,9 +10,9 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
+from httpx2 import Response
 
 from app.main import create_app
 from app.security.keys import KeyFile
@@ -40,7 +40,7 @@ def client(folder: Path) -> Iterator[TestClient]:
     yield browser(folder)
 
 
-def cookie_of(answer: httpx.Response) -> dict[str, str]:
+def cookie_of(answer: Response) -> dict[str, str]:
     """The attributes of the cookie that an answer sets."""
     morsel = SimpleCookie(answer.headers["set-cookie"])[COOKIE]
     return {name: str(value) for name, value in morsel.items() if value} | {"value": morsel.value}

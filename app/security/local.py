@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from starlette.types import Scope
 
@@ -15,6 +16,9 @@ FORWARDED = (
     b"via",
 )
 """What proxies add."""
+
+
+_HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:\d+)?")
 
 
 def is_loopback(host: str) -> bool:
@@ -47,14 +51,9 @@ def why_not_local(scope: Scope) -> str | None:
     if _is_address(received_at) and not is_loopback(received_at):
         return f"the address is {received_at}, which others reach"
     host = headers.get(b"host", b"").decode("latin-1")
-    name = _without_port(host)
+    parts = _HOST.fullmatch(host)
+    name = parts["name"] if parts else ""
     # Clients within this process name the server as they like.
-    if is_loopback(name) or (name == received_at and not _is_address(received_at)):
+    if is_loopback(name) or (name and name == received_at and not _is_address(received_at)):
         return None
     return f"the Host is {host[:100]!r}, which is another"
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.split("]", 1)[0] + "]"
-    return host.rsplit(":", 1)[0] if host.count(":") == 1 else host

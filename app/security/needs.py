@@ -48,7 +48,8 @@ async def anybody() -> None:
 
 def needs(scope: Scope) -> Dependency:
     """For `dependencies=[...]` of a route, or of a router whose routes all need the same."""
-    return Security(let_in, scopes=[scope.value])
+    declaration: Dependency = Security(let_in, scopes=[scope.value])
+    return declaration
 
 
 ANYBODY = Depends(anybody)
