@@ -37,8 +37,7 @@ def docs_policy(html: bytes) -> str:
         (
             "default-src 'none'",
             f"script-src 'self' {allowed}",
-            # Swagger UI writes styles into its elements.
-            "style-src 'self' 'unsafe-inline'",
+            "style-src 'self'",
             "img-src 'self' data:",
             "connect-src 'self'",
             "base-uri 'none'",

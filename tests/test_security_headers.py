@@ -139,5 +139,6 @@ def test_the_documentation_runs_the_one_script_that_it_has(tmp_path: Path, root:
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
     allowed = policy(answer.headers["Content-Security-Policy"])
     assert allowed["script-src"] == ["'self'", f"'sha256-{digest}'"]
+    assert allowed["style-src"] == ["'self'"]
     assert allowed["frame-ancestors"] == ["'none'"]
     assert not any("http" in source for sources in allowed.values() for source in sources)
