@@ -30,6 +30,9 @@ class Client:
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
 
+    def close(self) -> None:
+        self._http.close()
+
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         """Raises ServiceProblem with the service's own words."""
         answer = self._request(method, path, **content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,8 +51,11 @@ def test_keys_are_made_used_and_revoked_beside_a_running_service(tmp_path: Path)
         with session(Settings(data_dir=folder, api_key=key), server.url) as target:
             assert target.client is not None
             assert target.client.call("GET", "/images/a.jpg")["id"] == "a.jpg"
-        with pytest.raises(ServiceProblem, match="COOC_API_KEY"):
-            Client(server.url).call("GET", "/images/a.jpg")
+        with (
+            closing(Client(server.url)) as stranger,
+            pytest.raises(ServiceProblem, match="COOC_API_KEY"),
+        ):
+            stranger.call("GET", "/images/a.jpg")
 
         cooc(server, "keys", "revoke", made["id"])
         assert http.get("/jobs", headers=headers).status_code == 401
