@@ -21,6 +21,7 @@ check: $(VENV)/.installed-$(EXTRA)-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/python -m tests.audit
 	$(TEST)
 
 format: $(VENV)/.installed-$(EXTRA)-dev

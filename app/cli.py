@@ -31,6 +31,7 @@ def main() -> None:
             evaluate_cli,
             explain_cli,
             index_cli,
+            keys_cli,
             make_dataset_cli,
             snapshot_cli,
             train_cli,
@@ -40,6 +41,7 @@ def main() -> None:
     app.add_typer(bench_cli.app, name="bench")
     app.add_typer(train_cli.app, name="train")
     app.add_typer(snapshot_cli.app, name="snapshot")
+    app.add_typer(keys_cli.app, name="keys")
     app.command("compare")(compare_cli.compare)
     app.command("evaluate")(evaluate_cli.evaluate)
     app.command("explain")(explain_cli.explain)
@@ -113,6 +115,8 @@ def serve(
         root_path=settings.root_path,
         log_config=None,
         access_log=False,
+        server_header=False,
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=30,
     )
     server = uvicorn.Server(config)

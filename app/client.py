@@ -22,9 +22,16 @@ class ServiceProblem(EngineError):
 class Client:
     """Calls a running service."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(180.0, connect=5.0))
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(180.0, connect=5.0),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+
+    def close(self) -> None:
+        self._http.close()
 
     def call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         """Raises ServiceProblem with the service's own words."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from app.jobs import Jobs
 from app.learned import Learned
+from app.security.access import Access
 from app.settings import Settings
 from engine.backbones.weights import Weights
 from engine.errors import EngineError
@@ -31,9 +32,13 @@ class State:
     """What the lifespan fills: a service, or the reason why there is none."""
 
     settings: Settings
+    access: Access = field(init=False)
     close: Callable[[], None] = lambda: None
     service: Service | None = None
     failure: EngineError | None = None
+
+    def __post_init__(self) -> None:
+        self.access = Access(self.settings)
 
 
 def get_state(request: Request) -> State:

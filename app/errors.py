@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.security.headers import headers_for
 from engine import errors
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,9 @@ MEDIA_TYPE = "application/problem+json"
 
 class RequestProblem(Exception):
     """A request that the HTTP side itself refuses."""
+
+    headers: Mapping[str, str] = {}
+    """Of the answer."""
 
 
 class MalformedRequest(RequestProblem):
@@ -52,6 +57,58 @@ class InvalidFields(RequestProblem):
         self.entries = entries
 
 
+_CHALLENGE = 'Bearer realm="cooc"'
+
+
+class KeyRequired(RequestProblem):
+    """No key came with a request that needs one."""
+
+    headers: Mapping[str, str] = {"WWW-Authenticate": _CHALLENGE}
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a key is needed: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY` "
+            "(commands take it from COOC_API_KEY); `cooc keys create` makes one"
+        )
+
+
+class KeyRefused(RequestProblem):
+    """The key is nobody's, or was revoked, or has expired."""
+
+    headers: Mapping[str, str] = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+
+
+class ScopeMissing(RequestProblem):
+    """The key is not good for this."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"this needs a key with the scope {scope}")
+        challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'
+        self.headers = {"WWW-Authenticate": challenge}
+
+
+class TooManyAttempts(RequestProblem):
+    """Too many keys that nobody has, from one address."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"too many wrong keys from your address; wait {retry_after_s} s")
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class NotLocal(RequestProblem):
+    """A service without keys is for its own machine only."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"without keys this service is open to its own machine only, but {why}; "
+            "make a key with `cooc keys create NAME --scope admin`"
+        )
+
+
+class KeysUnreadable(errors.EngineError):
+    """The file of the keys cannot be read."""
+
+
 STATUS: dict[type[Exception], int] = {
     errors.BadImage: 422,
     errors.UnsupportedImage: 415,
@@ -78,6 +135,12 @@ STATUS: dict[type[Exception], int] = {
     PayloadTooLarge: 413,
     UnsupportedBody: 415,
     InvalidFields: 422,
+    KeyRequired: 401,
+    KeyRefused: 401,
+    ScopeMissing: 403,
+    NotLocal: 403,
+    TooManyAttempts: 429,
+    KeysUnreadable: 503,
 }
 
 
@@ -114,7 +177,7 @@ def problem(
 def problem_for(request: Request, error: Exception) -> JSONResponse:
     """The problem document of an error of the engine or of the HTTP side."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    headers = {}
+    headers = dict(error.headers) if isinstance(error, RequestProblem) else {}
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
     elif status == 503:
@@ -174,8 +237,8 @@ def install(app: FastAPI) -> None:
             request.url.path,
             500,
             "something went wrong here; the log has the details under this request_id",
-            # This handler runs outside the middleware that adds it to all other answers.
-            headers={"X-Request-ID": request_id_of(request)},
+            # This handler runs outside the middleware that adds them to all other answers.
+            headers={"X-Request-ID": request_id_of(request), **headers_for(request.scope)},
         )
 
     app.add_exception_handler(errors.EngineError, known)

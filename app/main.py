@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI
-from fastapi.responses import FileResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
@@ -18,10 +18,25 @@ from starlette.concurrency import run_in_threadpool
 from app import __version__, errors
 from app.assembly import open_searcher
 from app.deps import Service, State
+from app.docs_page import STATIC, docs_page
 from app.jobs import Jobs
 from app.middleware import BodyLimit, RequestId, SameSite
-from app.routes import admin, compare, health, images, index, jobs, originals, search, snapshots
+from app.routes import (
+    admin,
+    compare,
+    health,
+    images,
+    index,
+    jobs,
+    originals,
+    search,
+    session,
+    snapshots,
+)
 from app.schemas import ProblemOut
+from app.security.callers import Callers
+from app.security.headers import PAGE_POLICY, SecurityHeaders
+from app.security.needs import check_declared
 from app.settings import Settings
 from app.spool import Spool
 from engine.backbones.weights import Progress
@@ -37,6 +52,9 @@ FORM_OVERHEAD = 2 << 20
 SPARE_THREADS = 16
 FRESH = {"Cache-Control": "no-cache"}
 """Ask again before using a stored copy: old and new files of the page must not be mixed."""
+PAGES = frozenset({"/", "/web", "/docs", STATIC, "/openapi.json"})
+"""Open to everybody: they are the program, which is public, and hold nothing of the collection.
+Somebody who is to type in a key needs the page first."""
 
 
 class PageFiles(StaticFiles):
@@ -65,7 +83,9 @@ def create_app(settings: Settings) -> FastAPI:
             await run_in_threadpool(_stop, state)
 
     app = FastAPIOffline(
+        docs_url=None,
         redoc_url=None,
+        static_url=STATIC,
         title="Co-occurrence image search",
         version=__version__,
         description="Finds the photos of a collection that show the same object, place or frame.",
@@ -74,13 +94,31 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.cooc = state
     errors.install(app)
-    for routes in (search, compare, originals, images, index, jobs, admin, snapshots, health):
+    for routes in (
+        search,
+        compare,
+        originals,
+        images,
+        index,
+        jobs,
+        admin,
+        snapshots,
+        session,
+        health,
+    ):
         app.include_router(routes.router)
     app.mount("/web", PageFiles(directory=WEB), name="web")
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        return FileResponse(WEB / "index.html", headers=FRESH)
+        headers = {**FRESH, "Content-Security-Policy": PAGE_POLICY}
+        return FileResponse(WEB / "index.html", headers=headers)
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        return docs_page(app, str(request.scope.get("root_path", "")))
+
+    check_declared(app, without=PAGES)
 
     app.add_middleware(
         BodyLimit,
@@ -92,7 +130,9 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     app.add_middleware(SameSite)
+    app.add_middleware(Callers, access=state.access)
     app.add_middleware(RequestId)
+    app.add_middleware(SecurityHeaders)
     return app
 
 
@@ -103,6 +143,7 @@ def start(state: State, progress: Progress | None = None) -> None:
         An index that cannot be used is kept in `state.failure` instead.
     """
     settings = state.settings
+    state.access.check_start()
     try:
         opened = open_searcher(settings, url=settings.url, progress=progress)
     # The service answers, with the reason on every address, so that an operator can read it.

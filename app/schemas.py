@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from app.security.scopes import Scope
 from engine.backbones.weights import Weights
 from engine.calibration import Calibration
 from engine.comparing import Comparison
@@ -523,6 +524,16 @@ class SnapshotIn(Strict):
 
 class SnapshotsOut(BaseModel):
     snapshots: list[SnapshotOut]
+
+
+class SessionOut(BaseModel):
+    """What the caller may do: nothing for a stranger, everything where keys are not `required`."""
+
+    required: bool
+    scopes: list[Scope]
+    key_id: str | None
+    key_name: str | None
+    expires_at: datetime | None
 
 
 class HealthOut(BaseModel):

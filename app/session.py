@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from app import console
@@ -33,8 +33,10 @@ def session(settings: Settings, url: str | None) -> Iterator[Target]:
 
     Raises: DataFolderInUse if another command, not a service, holds it.
     """
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
     if url is not None:
-        yield Target(Client(url), None)
+        with closing(Client(url, key)) as client:
+            yield Target(client, None)
         return
     console.log_to_stderr()
     try:
@@ -44,7 +46,8 @@ def session(settings: Settings, url: str | None) -> Iterator[Target]:
         if error.url is None:
             raise
         console.err.print(f"the service at {error.url} holds this index; it does the work")
-        yield Target(Client(error.url), None)
+        with closing(Client(error.url, key)) as client:
+            yield Target(client, None)
         return
     try:
         yield Target(None, opened.searcher)

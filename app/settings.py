@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.errors import InvalidOption
@@ -39,6 +40,19 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address the service listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port the service listens on.")
     root_path: str = Field(default="", description="Path prefix under which a proxy serves this.")
+
+    require_keys: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="auto: once there is a key, and always beyond loopback; no: something else "
+        "guards the service.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies that are believed, comma separated.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key that commands send to a service."
+    )
 
     backbone: str = Field(
         default="auto", description="Trunk: auto, vgg16, squeezenet1_1, resnet101 or vgg_lite."
@@ -121,10 +135,19 @@ class Settings(BaseSettings):
         default=True, description="Queue a build when the collection has outgrown its last one."
     )
 
-    @field_validator("scales", mode="before")
+    @field_validator("scales", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """As given, without spaces. Raises ValueError for what is neither address nor network."""
+        return tuple(
+            str(ip_network(part.strip())) if "/" in part else str(ip_address(part.strip()))
+            for part in value
+        )
 
     @field_validator("root_path")
     @classmethod

@@ -67,11 +67,15 @@ def fsync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` in one step; a crash leaves either the old or the new content."""
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Replace the file at `path` in one step; a crash leaves either the old or the new content.
+
+    `mode` says who may use the file, less what the umask forbids.
+    """
     partial = path.with_name(path.name + ".part")
     try:
-        with partial.open("wb") as file:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

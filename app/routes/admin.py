@@ -11,12 +11,14 @@ from app.duplicates import check_duplicate_options
 from app.errors import UnknownReport
 from app.jobs import Jobs
 from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOut, RollbackIn
+from app.security.needs import needs
+from app.security.scopes import Scope
 from engine.calibration.collect import MIN_IMAGES
 from engine.duplicates import DuplicateOptions
 from engine.errors import EmptyIndex
 from engine.index_stats import IndexStats
 
-router = APIRouter(prefix="/admin/index", tags=["admin"])
+router = APIRouter(prefix="/admin/index", tags=["admin"], dependencies=[needs(Scope.ADMIN)])
 
 
 @router.post("/build", status_code=202)

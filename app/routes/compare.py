@@ -8,9 +8,11 @@ from fastapi import APIRouter, Depends
 
 from app.deps import SearcherDep
 from app.schemas import CompareForm, CompareJson, CompareOut
+from app.security.needs import needs
+from app.security.scopes import Scope
 from app.uploads import CompareRequest, inlined, read_compare
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
 
 BODY: dict[str, Any] = {
     "requestBody": {

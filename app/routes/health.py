@@ -7,24 +7,26 @@ from fastapi import APIRouter
 from app import __version__
 from app.deps import SearcherDep, StateDep
 from app.schemas import HealthOut, LearnedOut, VersionOut, WeightsOut
+from app.security.needs import ANYBODY, needs
+from app.security.scopes import Scope
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez")
+@router.get("/livez", dependencies=[ANYBODY])
 async def livez() -> HealthOut:  # on the event loop: it must answer while every thread is busy
     """The process answers."""
     return HealthOut(status="ok")
 
 
-@router.get("/readyz")
+@router.get("/readyz", dependencies=[ANYBODY])
 def readyz(searcher: SearcherDep) -> HealthOut:
     """Model loaded, index consistent and made with this recipe; else a problem document."""
     searcher.check()
     return HealthOut(status="ok")
 
 
-@router.get("/version")
+@router.get("/version", dependencies=[needs(Scope.SEARCH)])
 def version(state: StateDep) -> VersionOut:
     """Versions, weights and recipe. Answers even when the index cannot be used."""
     service = state.service

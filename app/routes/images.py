@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Query, Response
 from app.cursor import from_cursor, to_cursor
 from app.deps import JobsDep, RootDep, SearcherDep
 from app.schemas import ImageOut, ImagesOut
+from app.security.needs import needs
+from app.security.scopes import Scope
 from app.uploads import MERGE_PATCH, PutRequest, multipart, read_filter, read_patch, read_put
 from engine.ingest import check_id
 from engine.listing import list_images
@@ -41,7 +43,7 @@ PATCH_BODY: dict[str, Any] = {
 }
 
 
-@router.get("/images")
+@router.get("/images", dependencies=[needs(Scope.SEARCH)])
 def get_images(
     searcher: SearcherDep,
     root: RootDep,
@@ -71,6 +73,7 @@ def get_images(
 
 @router.get(
     "/images/{image_id:path}/thumbnail",
+    dependencies=[needs(Scope.SEARCH)],
     response_class=Response,
     responses={200: {"content": {"image/jpeg": {}}}},
 )
@@ -83,6 +86,7 @@ def thumbnail(image_id: str, searcher: SearcherDep) -> Response:
 
 @router.put(
     "/images/{image_id:path}",
+    dependencies=[needs(Scope.WRITE)],
     openapi_extra=PUT_BODY,
     responses={200: {"description": "Replaced"}, 201: {"description": "Added", "model": ImageOut}},
 )
@@ -101,13 +105,15 @@ def put_image(
     return ImageOut.of(record, root)
 
 
-@router.get("/images/{image_id:path}")
+@router.get("/images/{image_id:path}", dependencies=[needs(Scope.SEARCH)])
 def get_image(image_id: str, searcher: SearcherDep, root: RootDep) -> ImageOut:
     """What is known of a stored image."""
     return ImageOut.of(searcher.catalog.get(image_id), root)
 
 
-@router.patch("/images/{image_id:path}", openapi_extra=PATCH_BODY)
+@router.patch(
+    "/images/{image_id:path}", dependencies=[needs(Scope.WRITE)], openapi_extra=PATCH_BODY
+)
 def patch_image(
     image_id: str,
     change: Annotated[Json, Depends(read_patch)],
@@ -121,7 +127,7 @@ def patch_image(
     return ImageOut.of(searcher.patch(image_id, change), root)
 
 
-@router.delete("/images/{image_id:path}", status_code=204)
+@router.delete("/images/{image_id:path}", dependencies=[needs(Scope.WRITE)], status_code=204)
 def delete_image(image_id: str, searcher: SearcherDep) -> None:
     """Forget an image; no search after the answer finds it."""
     searcher.delete(image_id)

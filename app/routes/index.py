@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.deps import JobsDep, RootDep, StateDep
 from app.schemas import JobOut
+from app.security.needs import needs
+from app.security.scopes import Scope
 from app.uploads import BulkRequest, multipart, read_bulk
 
 router = APIRouter(tags=["index"])
@@ -39,7 +41,12 @@ async def bulk_request(request: Request, state: StateDep) -> AsyncIterator[BulkR
         yield bulk
 
 
-@router.post("/index/add", status_code=202, openapi_extra=ADD_BODY)
+@router.post(
+    "/index/add",
+    status_code=202,
+    openapi_extra=ADD_BODY,
+    dependencies=[needs(Scope.WRITE)],
+)
 def add(
     request: Annotated[BulkRequest, Depends(bulk_request)],
     jobs: JobsDep,

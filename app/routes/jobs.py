@@ -8,11 +8,13 @@ from fastapi import APIRouter, Query
 
 from app.deps import JobsDep
 from app.schemas import JobErrorsOut, JobOut, JobsOut, JobState, JobType
+from app.security.needs import needs
+from app.security.scopes import Scope
 
 router = APIRouter(tags=["jobs"])
 
 
-@router.get("/jobs")
+@router.get("/jobs", dependencies=[needs(Scope.SEARCH)])
 def list_jobs(
     jobs: JobsDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -23,13 +25,13 @@ def list_jobs(
     return JobsOut(jobs=jobs.newest(limit, state=state, type=type))
 
 
-@router.get("/jobs/{job_id}")
+@router.get("/jobs/{job_id}", dependencies=[needs(Scope.SEARCH)])
 def get_job(job_id: str, jobs: JobsDep) -> JobOut:
     """State and progress of a job."""
     return jobs.get(job_id)
 
 
-@router.get("/jobs/{job_id}/errors")
+@router.get("/jobs/{job_id}/errors", dependencies=[needs(Scope.SEARCH)])
 def get_job_errors(
     job_id: str,
     jobs: JobsDep,
@@ -40,7 +42,7 @@ def get_job_errors(
     return jobs.errors(job_id, limit, cursor)
 
 
-@router.get("/jobs/{job_id}/result")
+@router.get("/jobs/{job_id}/result", dependencies=[needs(Scope.SEARCH)])
 def get_job_result(
     job_id: str,
     jobs: JobsDep,
@@ -51,7 +53,7 @@ def get_job_result(
     return jobs.result(job_id, limit, cursor)
 
 
-@router.delete("/jobs/{job_id}", status_code=202)
+@router.delete("/jobs/{job_id}", status_code=202, dependencies=[needs(Scope.WRITE)])
 def cancel_job(job_id: str, jobs: JobsDep) -> JobOut:
     """Stop a job after the images at hand, or within about a second; what was added stays."""
     jobs.cancel(job_id)

@@ -7,9 +7,11 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 
 from app.deps import SearcherDep
+from app.security.needs import needs
+from app.security.scopes import Scope
 from engine.errors import NoOriginal
 
-router = APIRouter(tags=["images"])
+router = APIRouter(tags=["images"], dependencies=[needs(Scope.SEARCH)])
 
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Depends
 
 from app.deps import RootDep, SearcherDep
 from app.schemas import SearchForm, SearchJson, SearchOut
+from app.security.needs import needs
+from app.security.scopes import Scope
 from app.uploads import SearchRequest, inlined, read_search
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
 
 BODY: dict[str, Any] = {
     "requestBody": {

@@ -7,10 +7,12 @@ from fastapi import APIRouter, Response
 from app.deps import JobsDep, RootDep, SearcherDep, StateDep
 from app.routes.admin import accepted
 from app.schemas import JobOut, SnapshotIn, SnapshotOut, SnapshotsOut
+from app.security.needs import needs
+from app.security.scopes import Scope
 from engine.errors import EmptyIndex
 from engine.snapshots import FOLDER, list_snapshots
 
-router = APIRouter(prefix="/admin/snapshots", tags=["admin"])
+router = APIRouter(prefix="/admin/snapshots", tags=["admin"], dependencies=[needs(Scope.ADMIN)])
 
 
 @router.get("")

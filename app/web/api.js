@@ -28,6 +28,18 @@ export const isAbort = (error) => error?.name === "AbortError";
 /** Ids may hold slashes, which stay; everything else of a segment is escaped. */
 export const imagePath = (id) => `images/${id.split("/").map(encodeURIComponent).join("/")}`;
 
+/** Sent to the window when the service wants a key that this page does not have. */
+export const KEY_NEEDED = "cooc:key-needed";
+
+export const getSession = () => request("session");
+export const closeSession = () => request("session", { method: "DELETE" });
+export const openSession = (key) =>
+  request("session", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ key }),
+  });
+
 export const getVersion = () => request("version");
 export const getReady = () => request("readyz");
 export const getIndex = () => request("admin/index");
@@ -70,6 +82,7 @@ async function request(path, options = {}) {
 function understood(status, text) {
   const content = parsed(text);
   if (status >= 200 && status < 300) return content;
+  if (status === 401) window.dispatchEvent(new Event(KEY_NEEDED));
   throw new Problem(status, content ?? {});
 }
 

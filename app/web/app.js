@@ -5,6 +5,7 @@ import { makeAdd } from "./add.js";
 import { ignoreStrayDrops } from "./drop.js";
 import { makePanel } from "./panel.js";
 import { makeSearch } from "./search.js";
+import { signIn } from "./session.js";
 import { makeStatus } from "./status.js";
 
 const refresh = () => status.refresh();
@@ -18,7 +19,7 @@ const status = makeStatus((index, version) => {
 });
 
 ignoreStrayDrops();
-refresh();
+signIn().then(refresh);
 
 let tookUp = false;
 

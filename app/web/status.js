@@ -1,6 +1,7 @@
 // The head of the page: what this service is, and whether it can answer at all.
 
 import { Unreachable, getIndex, getReady, getVersion } from "./api.js";
+import { may } from "./session.js";
 import { byId, clearAlert, count, number, sentence, showError, showText } from "./ui.js";
 
 /**
@@ -15,13 +16,13 @@ export function makeStatus(onIndex) {
     const mine = ++latest;
     try {
       const [version, failure] = await Promise.all([getVersion(), readiness()]);
-      const index = failure ? null : await getIndex();
+      const index = failure || !may("admin") ? null : await getIndex();
       if (mine !== latest) return;
       failed = Boolean(failure);
       clearAlert("service");
       showAvailability(failure);
       showNotice(version.weights);
-      showState(version, index);
+      showState(version, index, failure);
       if (index) onIndex(index, version);
     } catch (error) {
       if (mine !== latest) return;
@@ -61,13 +62,14 @@ function showNotice(weights) {
   byId("weights-notice").hidden = !wanting;
 }
 
-function showState(version, index) {
+function showState(version, index, failure) {
+  const model = `${version.backbone} with ${version.pooling}`;
   const parts = index
     ? [
         `${count(index.count, "image")} indexed`,
         index.generation ? `generation ${number(index.generation)}` : "not built yet",
-        `${version.backbone} with ${version.pooling}`,
+        model,
       ]
-    : ["Not available"];
+    : [failure ? "Not available" : model];
   byId("state-line").textContent = parts.join(" \u00b7 ");
 }

@@ -1,0 +1,1 @@
+"""Who may do what: keys with scopes, and what every answer tells browsers."""
