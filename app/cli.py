@@ -79,6 +79,7 @@ def serve(
         import uvicorn
 
         from app.main import create_app, start
+        from app.server import LAST_ANSWERS_S, Server
 
     settings = load_settings(
         host=host,
@@ -113,9 +114,9 @@ def serve(
         root_path=settings.root_path,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, service.state.admission, stop_s=settings.stop_s)
     server.run()
     if not server.started:
         raise SystemExit(1)
