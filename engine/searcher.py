@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+
 import numpy as np
 
 from engine.answering import Answering, Query
