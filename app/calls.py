@@ -19,7 +19,7 @@ ALWAYS = ("/livez", "/version", "/metrics")
 """Addresses that answer while the service stops."""
 BULK = "/index/add"
 BULK_BYTES = 64 << 20
-"""What a bulk upload holds in memory; its files are on disk."""
+"""What a bulk upload holds in memory, `MAX_LOOSE_FILES` times `LOOSE_FILE_BYTES`."""
 COPIES, JSON_COPIES = 2, 4
 """How often a body is in memory while it is read: as sent and as the image in it; in JSON also as
 text, and in parts."""

@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from engine.errors import (
     OutOfMemory,
     WeightsUnavailable,
 )
-from engine.images import Box, DecodedImage, decode
+from engine.images import Box, DecodedImage, decode, pixels_of
 from engine.pass_size import PassSize
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
 from engine.postprocess import LinearProjection, l2_normalize, signed_sqrt
@@ -41,6 +42,9 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 PIXELS_PER_PASS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Input pixels of one forward pass. On a CPU larger batches only push activations out of the
 caches (VGG16, 8 images of 1024 x 768 at once: 1.2 times the time of one after the other)."""
+
+LARGE_PIXELS = 25_000_000
+"""Images of more are decoded one at a time: one of 100 million takes up to a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Describer:
         self.options = options
         # Decoding a large image takes a gigabyte: no more at once than keep the cores busy.
         self._decoding = threading.BoundedSemaphore((os.cpu_count() or 1) + 2)
+        self._decoding_large = threading.Lock()
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
@@ -180,7 +185,8 @@ class Describer:
 
     def decode(self, data: bytes, *, box: Box | None = None, upright: bool = True) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
-        with self._decoding:
+        large = pixels_of(data) > LARGE_PIXELS
+        with self._decoding_large if large else nullcontext(), self._decoding:
             return decode(
                 data,
                 box=box,
