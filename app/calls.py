@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.admission import Admission, Held, shutting_down
 from app.errors import ClientLeft, MalformedRequest, RequestProblem, problem_for
 from engine.calls import Call
-from engine.errors import EngineError
+from engine.errors import DeadlineExceeded, EngineError
 
 DEADLINE = b"x-deadline-ms"
 WITH_BODY = ("POST", "PUT", "PATCH")
@@ -74,7 +74,7 @@ class Calls:
             with call.current():
                 await self._app(request.scope, receive, request.send)
         except _GivenUp as given_up:
-            self._admission.late += not isinstance(given_up.error, ClientLeft)
+            self._admission.late += isinstance(given_up.error, DeadlineExceeded)
             raise
         finally:
             receive.close()

@@ -247,8 +247,10 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             self._in_hand -= items
             each = seconds / items / len(self._threads)
-            known = self._seconds_each
-            self._seconds_each = each if known is None else known + SMOOTHING * (each - known)
+            # The first ones may be slow: a plain mean, until there are enough of them.
+            weight = max(SMOOTHING, 1 / sum(self._batch_sizes.values()))
+            known = self._seconds_each or 0.0
+            self._seconds_each = known + weight * (each - known)
             self._changed.notify_all()
 
     def _answer(
