@@ -19,7 +19,8 @@ class Held:
 
     def grow(self, size: int) -> None:
         """Raises Overloaded if all requests together would then hold too much."""
-        self._admission.check_bytes(size)
+        if self._admission.bytes_held > self.bytes:  # it is not alone
+            self._admission.check_bytes(size)
         self.bytes += size
         self._admission.bytes_held += size
 
@@ -67,7 +68,7 @@ class Admission:
 
     def check_bytes(self, more: int) -> None:
         """Raises Overloaded unless `more` bytes fit beside what is held."""
-        if self.bytes_held and self.bytes_held + more > self._max_bytes:
+        if self.bytes_held + more > self._max_bytes:
             raise self._overloaded(f"uploads of {self.bytes_held >> 20:,} MB are in hand already")
 
     def drain(self) -> None:
