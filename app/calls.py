@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.admission import Admission, Held, shutting_down
+from app.admission import Admission, Admitted, shutting_down
 from app.errors import ClientLeft, MalformedRequest, RequestProblem, problem_for
 from engine.calls import Call
 from engine.errors import DeadlineExceeded, EngineError
@@ -49,10 +49,10 @@ class Calls:
                 await self._app(scope, receive, send)
                 return
             call = Call(min(self._deadline_s, _allowed_s(scope) or self._deadline_s))
-            with self._admission.request(call) as held:
-                held.grow(_announced(scope, request.path))
+            with self._admission.request(call) as admitted:
+                admitted.grow(_announced(scope, request.path))
                 self._admission.accepted += 1
-                await self._answer(request, call, held)
+                await self._answer(request, admitted)
         except (EngineError, RequestProblem) as error:
             await request.refuse(error)
         except _GivenUp as given_up:
@@ -61,18 +61,17 @@ class Calls:
             if not isinstance(given_up.error, ClientLeft):
                 await request.refuse(given_up.error)
 
-    async def _answer(self, request: _Watched, call: Call, held: Held) -> None:
+    async def _answer(self, request: _Watched, admitted: Admitted) -> None:
         def left() -> None:
             if not request.finished:
                 self._admission.left += 1
-                call.end(_client_left)
+                admitted.call.end(_client_left)
 
-        bulk = request.path == BULK
-        grow = None if bulk or _length(request.scope) is not None else held.grow
-        receive = _Body(request, call, left, grow, patient=bulk)
+        receive = _Body(request, admitted, left)
         try:
-            with call.current():
+            with admitted.call.current():
                 await self._app(request.scope, receive, request.send)
+            admitted.answered = request.status < 500
         except _GivenUp as given_up:
             self._admission.late += isinstance(given_up.error, DeadlineExceeded)
             raise
@@ -95,9 +94,11 @@ class _Watched:
         self.scope, self.receive, self._send = scope, receive, send
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.started = self.finished = False
+        self.status = 0
 
     async def send(self, message: Message) -> None:
         self.started = True
+        self.status = message.get("status", self.status)
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finished = True
         await self._send(message)
@@ -110,22 +111,11 @@ class _Watched:
 class _Body:
     """What the application receives: the body within its time, then whether the client left."""
 
-    def __init__(
-        self,
-        request: _Watched,
-        call: Call,
-        left: Callable[[], None],
-        grow: Callable[[int], None] | None,
-        *,
-        patient: bool,
-    ) -> None:
-        """
-        Args:
-            grow: told how much more there is, for a body that did not say so before.
-            patient: the whole may take any time, as long as it goes on.
-        """
-        self._request, self._call, self._left, self._grow = request, call, left, grow
-        self._patient = patient
+    def __init__(self, request: _Watched, admitted: Admitted, left: Callable[[], None]) -> None:
+        self._request, self._admitted, self._left = request, admitted, left
+        # The whole of a bulk upload may take any time, as long as it goes on.
+        self._bulk = request.path == BULK
+        self._announced = self._bulk or _length(request.scope) is not None
         self._watch: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -133,21 +123,25 @@ class _Body:
         if self._watch is not None:
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        seconds = self._call.seconds if self._patient else self._call.remaining
+        call = self._admitted.call
+        seconds = call.seconds if self._bulk else call.remaining
         try:
             async with asyncio.timeout(seconds):
                 message = await self._request.receive()
         except TimeoutError as error:
-            raise _GivenUp(self._call.late()) from error
+            raise _GivenUp(call.late()) from error
         if message["type"] == "http.disconnect":
             self._left()
             raise _GivenUp(_client_left())
-        if self._grow is not None:
-            try:
-                self._grow(COPIES * len(message.get("body", b"")))
-            except EngineError as error:
-                raise _GivenUp(error) from error
-        if not message.get("more_body", False):
+        whole = not message.get("more_body", False)
+        try:
+            if not self._announced:
+                self._admitted.grow(COPIES * len(message.get("body", b"")))
+            if whole and not self._bulk:
+                self._admitted.begin()
+        except EngineError as error:
+            raise _GivenUp(error) from error
+        if whole:
             self._watch = asyncio.create_task(self._wait_for_the_end())
         return message
 

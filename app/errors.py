@@ -91,7 +91,7 @@ STATUS: dict[type[Exception], int] = {
     ClientLeft: 408,
 }
 
-RETRY_AFTER_S = {ShuttingDown: 5}
+RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}
 """After most problems of status 503 an operator has something to do first: 30."""
 
 

@@ -43,6 +43,10 @@ WARM_S = 2.0
 Say = Callable[[str], object]
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is measured, for how long (seconds of each part, in each round)."""
@@ -59,8 +63,8 @@ def run(
     make: Callable[[], Describer],
     environment: Mapping[str, str],
     *,
-    prepare: Callable[[], object] = lambda: None,
-    say: Say = lambda _: None,
+    prepare: Callable[[], object] = _nothing,
+    say: Say = _nothing,
 ) -> dict[str, Any]:
     """Medians over rounds in which engine, service and plain service take turns.
 
@@ -103,12 +107,14 @@ def _speed(
     plan: Plan, engine: _Engine, services: Mapping[str, _Service], asks: Sequence[bytes], say: Say
 ) -> dict[str, Any]:
     """Throughput with several clients and the median time with one, in turns."""
-    for service in services.values():
-        closed_loop(service.port, asks, clients=2, seconds=WARM_S)
+    for name, service in services.items():
+        answers = closed_loop(service.port, asks, clients=2, seconds=WARM_S)
+        if not _with(answers, 200):
+            raise RuntimeError(f"{name} answers {sorted({one.status for one in answers})}")
     engine.per_s(WARM_S)
-    samples: dict[str, list[float]] = {}
+    samples: dict[str, list[float | None]] = {}
 
-    def note(name: str, value: float) -> None:
+    def note(name: str, value: float | None) -> None:
         samples.setdefault(name, []).append(value)
 
     for turn in range(plan.rounds):
@@ -116,31 +122,42 @@ def _speed(
         note("engine_per_s", engine.per_s(plan.seconds))
         for name, service in services.items():
             asked = closed_loop(service.port, asks, clients=plan.clients, seconds=plan.seconds)
-            note(f"{name}_per_s", len(_with(asked, 200)) / plan.seconds)
+            note(f"{name}_per_s", _per_second(asked))
             note(f"{name}_p99_ms", _quantile(_with(asked, 200), 0.99))
         note("engine_p50_ms", statistics.median(engine.each_ms(plan.seconds)))
         for name, service in services.items():
             asked = closed_loop(service.port, asks, clients=1, seconds=plan.seconds)
             note(f"{name}_p50_ms", _quantile(_with(asked, 200), 0.5))
-    medians = {name: statistics.median(values) for name, values in samples.items()}
-    found = samples.items()
     return {
-        **medians,
+        **{name: _median(values) for name, values in samples.items()},
         # Of each round on its own: the machine may be slower in one than in another.
         "throughput_ratio": _median_of(samples, "http_per_s", "engine_per_s", lambda a, b: a / b),
         "overhead_p50_ms": _median_of(samples, "http_p50_ms", "engine_p50_ms", lambda a, b: a - b),
         "times_plain": _median_of(samples, "http_per_s", "plain_per_s", lambda a, b: a / b),
-        "samples": {name: [round(value, 3) for value in values] for name, values in found},
+        "samples": samples,
     }
 
 
 def _median_of(
-    samples: Mapping[str, Sequence[float]],
+    samples: Mapping[str, Sequence[float | None]],
     first: str,
     second: str,
     combine: Callable[[float, float], float],
-) -> float:
-    return statistics.median(map(combine, samples[first], samples[second]))
+) -> float | None:
+    pairs = zip(samples[first], samples[second], strict=True)
+    return _median([combine(a, b) if a and b else None for a, b in pairs])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """None if any of them could not be measured."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
+
+
+def _per_second(asked: Sequence[Asked]) -> float | None:
+    """Answers a second, from the first one to the last; None for fewer than two."""
+    ends = sorted(one.at_s + one.ms / 1000 for one in asked if one.status == 200)
+    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else None
 
 
 def _overload(plan: Plan, service: _Service, asks: Sequence[bytes], per_s: float) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def _with(asked: Sequence[Asked], *statuses: int) -> list[float]:
     return [one.ms for one in asked if one.status in statuses]
 
 
-def _quantile(ms: Sequence[float], share: float) -> float | Any:
+def _quantile(ms: Sequence[float], share: float) -> float | None:
     return float(np.quantile(ms, share)) if ms else None
 
 

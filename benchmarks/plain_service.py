@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
+import uvicorn
+from fastapi import FastAPI, File
 
 from engine.describer import Describer
 from engine.types import Vectors
@@ -14,9 +16,6 @@ from engine.types import Vectors
 
 def serve(make: Callable[[], Describer], prepare: Callable[[], object], port: int) -> None:
     """Serve `POST /search` with the describer that `make` returns, until killed."""
-    import uvicorn
-    from fastapi import FastAPI, File
-
     prepare()
     describer = make()
     stored = stored_vectors(1000, describer.pooling.dim)

@@ -79,7 +79,7 @@ class Call:
         finally:
             future.cancel()
             with self._lock:
-                self._waiting.discard(future)  # type: ignore[arg-type]
+                self._waiting.discard(future)
 
     @contextmanager
     def current(self) -> Iterator[None]:

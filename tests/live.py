@@ -91,7 +91,7 @@ class Live:
     def close(self) -> None:
         self.gate.open.set()
         self.stop()
-        self._thread.join(WAIT_S)
+        self._thread.join(2 * WAIT_S)
         assert self.ended()
         self.http.close()
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from app.assembly import build_describer
 from app.settings import Settings
 from benchmarks import http, plain_service
-from benchmarks.http_client import FAILED, closed_loop, open_loop, search_request
+from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
 from tests.drawing import photo
 from tests.live import Live, live
 
@@ -64,8 +65,16 @@ def test_growth_of_memory_is_told_for_each_minute() -> None:
     samples = [(float(at), 500.0 + 100 * (at > 10) + at / 30) for at in times]
     found = http._memory(samples)
     assert found["rss_mb_per_minute"] == pytest.approx(2.0)
-    assert (found["rss_start_mb"], found["rss_end_mb"]) == (500.0, pytest.approx(604.0))
+    assert found["rss_start_mb"] == 500.0
+    assert found["rss_end_mb"] == pytest.approx(604.0)
     assert http._memory([(0.0, 5.0)])["rss_mb_per_minute"] is None
+
+
+def test_answers_a_second_are_counted_from_the_first_to_the_last() -> None:
+    asked = [Asked(at_s=n / 4, ms=500, status=200) for n in range(9)]
+    assert http._per_second([*asked, Asked(0, 1, 503)]) == pytest.approx(4.0)
+    assert http._per_second(asked[:1]) is None
+    assert http._median([1.0, None, 2.0]) is None
 
 
 def test_made_vectors_have_unit_length() -> None:
@@ -74,13 +83,14 @@ def test_made_vectors_have_unit_length() -> None:
 
 
 def test_a_short_run_has_all_figures(tmp_path: Path) -> None:
-    chosen = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
+    chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
     own = {f"COOC_{name.upper()}": value for name, value in chosen.items()}
     plan = http.Plan(clients=4, seconds=1.0, rounds=1, overload_s=3.0, deadline_s=2.0)
     make = partial(build_describer, Settings(data_dir=tmp_path, max_side=64, **chosen))
     report = http.run(plan, make, {**os.environ, **own, "COOC_MAX_SIDE": "64"})
     for who in ("engine", "http", "plain"):
         assert report[f"{who}_per_s"] > 0 and report[f"{who}_p50_ms"] > 0
+    assert report["times_plain"] > 0
     samples = report["samples"]
     assert report["throughput_ratio"] == pytest.approx(
         samples["http_per_s"][0] / samples["engine_per_s"][0], abs=0.01

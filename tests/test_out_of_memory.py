@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Cramped(torch.nn.Module):
         self.inner, self.room = inner, room
         self.batches: list[int] = []
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -68,20 +69,26 @@ def test_the_smaller_size_is_remembered(describer: Describer) -> None:
     assert trunk.batches == [2, 2, 2, 2]
 
 
-def test_it_grows_back_with_care(describer: Describer) -> None:
-    made, trunk = cramped(describer, room=3)
-    images = pictures(8)
-    made.describe(images)
-    trunk.batches.clear()
-    for _ in range(60):
-        made.describe(images)
-    # One image more after each long enough run of passes that fitted; too much once, it is halved.
-    assert trunk.batches.count(3) > FULL_PASSES_TO_GROW // 2
-    assert 0 < sum(size > 3 for size in trunk.batches) <= 3
-    trunk.room = 8
-    for _ in range(400):
-        made.describe(images)
-    assert trunk.batches[-1] == 8
+def test_it_grows_back_with_care() -> None:
+    size = PassSize(800)
+    tried: list[int] = []
+
+    def make_passes(count: int, room: int) -> None:
+        for _ in range(count):
+            tried.append(size.images(100))
+            if tried[-1] > room:
+                size.failed(tried[-1], 100)
+            else:
+                size.passed(tried[-1], 100)
+
+    make_passes(10 * FULL_PASSES_TO_GROW, room=3)
+    # Halved twice; then one image more after each long enough run of passes that fitted.
+    run = FULL_PASSES_TO_GROW
+    assert tried[: 2 + 2 * run + 1] == [8, 4] + run * [2] + run * [3] + [4]
+    assert sum(images > 3 for images in tried) <= 7
+    tried.clear()
+    make_passes(10 * FULL_PASSES_TO_GROW, room=8)
+    assert max(tried) == tried[-1] == 8
 
 
 def test_an_image_that_does_not_fit_alone_is_an_error_with_its_size(describer: Describer) -> None:
