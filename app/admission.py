@@ -46,7 +46,12 @@ class Admission:
     """
 
     def __init__(
-        self, *, max_requests: int, max_bytes: int, retry_after: Callable[[], int] = lambda: 1
+        self,
+        *,
+        max_requests: int,
+        max_bytes: int,
+        retry_after: Callable[[], int] = lambda: 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
@@ -54,7 +59,7 @@ class Admission:
             retry_after: seconds after which a refused one may try again.
         """
         self._max_requests, self._max_bytes = max_requests, max_bytes
-        self._retry_after = retry_after
+        self._retry_after, self._clock = retry_after, clock
         self._admitted: set[Admitted] = set()
         self._in_work: set[Admitted] = set()
         self._last_answer: float | None = None
@@ -111,7 +116,7 @@ class Admission:
         self._in_work.discard(one)
         if not one.answered:
             return
-        now = time.monotonic()
+        now = self._clock()
         if self._last_answer is not None:
             self._measured += 1
             weight = max(SMOOTHING, 1 / self._measured)

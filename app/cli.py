@@ -79,7 +79,7 @@ def serve(
         import uvicorn
 
         from app.main import create_app, start
-        from app.server import LAST_ANSWERS_S, Server
+        from app.server import KEEP_ALIVE_S, LAST_ANSWERS_S, Server
 
     settings = load_settings(
         host=host,
@@ -114,6 +114,7 @@ def serve(
         root_path=settings.root_path,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
     server = Server(config, service.state.admission, stop_s=settings.stop_s)

@@ -8,6 +8,8 @@ import uvicorn
 
 from app.admission import Admission
 
+KEEP_ALIVE_S = 75
+"""Longer than proxies keep a connection (nginx 60): who closes first must not be who is asked."""
 LAST_ANSWERS_S = 5
 """For what is sent already when all requests with a body are answered: downloads, events."""
 

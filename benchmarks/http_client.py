@@ -55,6 +55,8 @@ class _Connection:
             return FAILED
 
     async def _ask(self, request: bytes) -> int:
+        if self._streams is not None and self._streams[0].at_eof():
+            await self.close()  # the service has closed it as it was idle
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
