@@ -18,6 +18,7 @@ from engine.backbones.weights import AUTO, NAMED, Progress, Weights, choose_trun
 from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
+from engine.devices import device_names
 from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
 from engine.originals import FOLDER as ORIGINALS
 from engine.originals import Originals
@@ -36,7 +37,7 @@ def describer_options(settings: Settings) -> DescriberOptions:
         max_side=settings.max_side,
         scales=settings.scales,
         pooling=settings.pooling,
-        device=settings.device,
+        device=device_names(settings.device)[0],
         precision=settings.precision,
         batch_size=settings.batch_size,
         max_pixels=int(settings.max_megapixels * 1_000_000),
@@ -55,6 +56,14 @@ def make_describer(settings: Settings, weights: Weights, learned: Learned) -> De
         cooccurrence_filter=learned.filter,
         projection=learned.linear,
     )
+
+
+def make_describers(settings: Settings, weights: Weights, learned: Learned) -> list[Describer]:
+    """One for each device of the settings. Raises as `make_describer` does."""
+    return [
+        make_describer(settings.model_copy(update={"device": name}), weights, learned)
+        for name in device_names(settings.device)
+    ]
 
 
 def build_describer(settings: Settings, progress: Progress | None = None) -> Describer:
@@ -223,7 +232,7 @@ def open_searcher(
             settings = with_recipe(settings, recipe, learned)
             learned = own_learned(settings.data_dir, recipe, learned)
             weights = own_weights(settings, recipe, progress)
-        describer = make_describer(settings, weights, learned)
+        describer, *others = make_describers(settings, weights, learned)
         if describer.pooling.unfitted:
             raise InvalidOption(
                 f"pooling {settings.pooling} has to be fitted on a collection first, which only "
@@ -238,6 +247,8 @@ def open_searcher(
             deadline_s=settings.deadline_s,
             batch_wait_ms=settings.batch_wait_ms,
             max_queue=settings.max_queue,
+            max_waiting_bytes=settings.max_waiting_mb << 20,
+            more_describers=others,
             build_options=BuildOptions(
                 settings.index_type, settings.recall_target, settings.min_recall
             ),

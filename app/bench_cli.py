@@ -223,6 +223,61 @@ def growing(
     _show(report if json else {k: v for k, v in report.items() if k not in parts}, json)
 
 
+@app.command()
+def http(
+    clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 16,
+    seconds: Annotated[float, typer.Option(min=1, help="For each part of a round.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the median is reported.")] = 3,
+    overload: Annotated[
+        float, typer.Option(min=1, help="Seconds of ten times the capacity; 600 for the memory.")
+    ] = 30.0,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds for an answer then.")] = 10.0,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    max_side: options.MaxSide = None,
+    pooling: options.Pooling = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    json: options.Json = False,
+) -> None:
+    """The service against its own engine, and against a plain one without queue and batches."""
+    import os
+    from functools import partial
+
+    from app.assembly import build_describer
+    from benchmarks import http as bench
+
+    chosen = {
+        "backbone": backbone,
+        "weights": weights,
+        "max_side": max_side,
+        "pooling": pooling,
+        "device": device,
+        "precision": precision,
+    }
+    settings = load_settings(**chosen)
+    own = {f"COOC_{name.upper()}": str(value) for name, value in chosen.items() if value}
+    report = bench.run(
+        bench.Plan(clients, seconds, rounds, overload, deadline),
+        partial(build_describer, settings),
+        {**os.environ, **own},
+        prepare=keep_large_blocks,
+        say=lambda line: console.err.print(line, markup=False),
+    )
+    parts = {name: part for name, part in report.items() if isinstance(part, dict)}
+    if not json:
+        heads = ("", "engine", "http", "plain")
+        console.table(heads, [_http_line(report, what) for what in ("per_s", "p50_ms", "p99_ms")])
+        first, second = parts["overload"], parts["plain_overload"]
+        rows = [[name, _cell(first[name]), _cell(second[name])] for name in first]
+        console.table(("ten times the capacity", "http", "plain"), rows)
+    _show(report if json else {k: v for k, v in report.items() if k not in parts}, json)
+
+
+def _http_line(report: dict[str, Any], what: str) -> list[str]:
+    return [what, *(_cell(report.get(f"{who}_{what}")) for who in ("engine", "http", "plain"))]
+
+
 def _search_lines(row: dict[str, Any], filters: Sequence[int | None]) -> list[list[str]]:
     """What an engine does without a filter, with each, and while rows are added."""
     names = {"plain" if keep is None else f"keep_{keep}": keep for keep in filters}

@@ -81,6 +81,7 @@ def serve(
         import uvicorn
 
         from app.main import create_app, start
+        from app.server import KEEP_ALIVE_S, LAST_ANSWERS_S, Server
 
     settings = load_settings(
         host=host,
@@ -117,9 +118,10 @@ def serve(
         access_log=False,
         server_header=False,
         forwarded_allow_ips=list(settings.trusted_proxies),
-        timeout_graceful_shutdown=30,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, service.state.admission, stop_s=settings.stop_s)
     server.run()
     if not server.started:
         raise SystemExit(1)

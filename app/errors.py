@@ -48,6 +48,14 @@ class UnknownReport(RequestProblem):
     """Nothing of this kind is kept: the result of a job, or the picture of a generation."""
 
 
+class ShuttingDown(RequestProblem):
+    """The service stops: it finishes what it accepted, and takes nothing new."""
+
+
+class ClientLeft(RequestProblem):
+    """Nobody waits for this answer any more."""
+
+
 class InvalidFields(RequestProblem):
     """Fields with values out of range, or that nobody knows."""
 
@@ -129,6 +137,7 @@ STATUS: dict[type[Exception], int] = {
     errors.DataFolderInUse: 503,
     errors.Overloaded: 503,
     errors.DeadlineExceeded: 504,
+    errors.OutOfMemory: 503,
     MalformedRequest: 400,
     UnknownJob: 404,
     UnknownReport: 404,
@@ -141,7 +150,12 @@ STATUS: dict[type[Exception], int] = {
     NotLocal: 403,
     TooManyAttempts: 429,
     KeysUnreadable: 503,
+    ShuttingDown: 503,
+    ClientLeft: 408,
 }
+
+RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}
+"""After most problems of status 503 an operator has something to do first: 30."""
 
 
 def code_of(error: type[Exception]) -> str:
@@ -181,11 +195,14 @@ def problem_for(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, errors.Overloaded):
         headers["Retry-After"] = str(error.retry_after_s)
     elif status == 503:
-        headers["Retry-After"] = "30"
+        headers["Retry-After"] = str(RETRY_AFTER_S.get(type(error), 30))
     entries = error.entries if isinstance(error, InvalidFields) else None
     if isinstance(error, errors.InvalidFilter):
         entries = [{"pointer": error.pointer, "detail": error.detail}]
-    if status >= 500:
+    if isinstance(error, errors.Overloaded | errors.DeadlineExceeded | ShuttingDown):
+        # Thousands of them, where thousands ask for more than there is.
+        log.info("%s %s: %s", request.method, request.url.path, error)
+    elif status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
     return problem(
         request_id_of(request),

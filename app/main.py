@@ -16,7 +16,9 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from app import __version__, errors
+from app.admission import Admission
 from app.assembly import open_searcher
+from app.calls import Calls
 from app.deps import Service, State
 from app.docs_page import STATIC, docs_page
 from app.jobs import Jobs
@@ -69,12 +71,18 @@ class PageFiles(StaticFiles):
 def create_app(settings: Settings) -> FastAPI:
     """The service. Nothing is loaded before its lifespan starts."""
     state = State(settings)
+    admission = Admission(
+        # One pass is being made while the queue is full.
+        max_requests=settings.max_queue + settings.batch_size,
+        max_bytes=settings.max_waiting_mb << 20,
+        retry_after=lambda: state.service.searcher.retry_after_s() if state.service else 1,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Each search waits in a thread: as many as may queue, and some for everything else.
+        # Each search waits in a thread: as many as are let in, and some for everything else.
         threads = anyio.to_thread.current_default_thread_limiter()
-        threads.total_tokens = settings.max_queue + SPARE_THREADS
+        threads.total_tokens = settings.max_queue + settings.batch_size + SPARE_THREADS
         if state.service is None and state.failure is None:
             await run_in_threadpool(start, state)
         try:
@@ -93,6 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": PROBLEM, "5XX": PROBLEM},
     )
     app.state.cooc = state
+    app.state.admission = admission
     errors.install(app)
     for routes in (
         search,
@@ -120,6 +129,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     check_declared(app, without=PAGES)
 
+    app.add_middleware(Calls, admission=admission, deadline_s=settings.deadline_s)
     app.add_middleware(
         BodyLimit,
         # base64 in JSON is a third longer than the image itself

@@ -47,7 +47,10 @@ Projection = Annotated[
         help="Trained projection (.safetensors), in the place of a fitted one. [COOC_PROJECTION]",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda. [COOC_DEVICE]")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:0,cuda:1, or all. [COOC_DEVICE]"),
+]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", help="auto, float32 or bfloat16. [COOC_PRECISION]"),

@@ -107,15 +107,23 @@ class Settings(BaseSettings):
         default=0.95, ge=0.0, le=1.0, description="A build that finds less is not published."
     )
 
-    device: str = Field(default="auto", description="auto, cpu or cuda.")
+    device: str = Field(
+        default="auto", description="auto, cpu, cuda, several as cuda:0,cuda:1, or all (GPUs)."
+    )
     precision: str = Field(default="auto", description="auto, float32 or bfloat16.")
     batch_size: int = Field(default=8, ge=1, le=256, description="Images of one forward pass.")
     batch_wait_ms: float = Field(
-        default=2.0, ge=0.0, le=1000.0, description="How long a lone image waits for company."
+        default=2.0, ge=0.0, le=1000.0, description="How long images wait for one being decoded."
     )
     max_queue: int = Field(default=256, ge=1, le=100_000, description="Images that may wait.")
+    max_waiting_mb: int = Field(
+        default=1024, ge=64, le=1_000_000, description="Memory of uploads, and of waiting images."
+    )
     deadline_s: float = Field(
         default=120.0, gt=0.0, le=3600.0, description="Seconds for one answer."
+    )
+    stop_s: float = Field(
+        default=30.0, ge=0.0, le=3600.0, description="Seconds to finish answers in when stopped."
     )
 
     max_upload_mb: int = Field(default=32, ge=1, le=1024, description="Size of one image.")

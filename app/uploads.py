@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from app.errors import (
@@ -40,6 +40,8 @@ MAX_METADATA_DEPTH = 64
 """Nested deeper, it could be stored but not sent."""
 MAX_LOOSE_FILES = 1000
 """Files of one form: each is open until the form is closed. Archives hold more."""
+LOOSE_FILE_BYTES = 64 << 10
+"""Of each of many files that are in memory; the rest is on disk."""
 
 
 @dataclass(frozen=True)
@@ -241,14 +243,21 @@ async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormDa
         raise UnsupportedBody(
             f"content type {kind or '(none)'!r} is not understood here; send multipart/form-data"
         )
+    parser = MultiPartParser(
+        request.headers,
+        request.stream(),
+        max_files=max_files,
+        max_fields=100,
+        max_part_size=MAX_TEXT_BYTES,
+    )
+    if max_files > 2:
+        parser.spool_max_size = LOOSE_FILE_BYTES
     try:
         with storage_errors(Path(tempfile.gettempdir())):
-            form = await request.form(
-                max_files=max_files, max_fields=100, max_part_size=MAX_TEXT_BYTES
-            )
-    except HTTPException as error:
+            form = await parser.parse()
+    except MultiPartException as error:
         hint = " (many files go into a .zip or .tar)" if max_files > 2 else ""
-        raise MalformedRequest(f"the form cannot be read: {error.detail}{hint}") from error
+        raise MalformedRequest(f"the form cannot be read: {error.message}{hint}") from error
     except ClientDisconnect as error:
         raise MalformedRequest("the client left before the body was complete") from error
     try:

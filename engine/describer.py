@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,19 +20,31 @@ from torch.nn import functional as F
 from engine.backbones import build_trunk
 from engine.backbones.weights import Weights
 from engine.descriptor_weights import filter_digest, projection_digest
-from engine.errors import BadImage, EngineError, InvalidOption, WeightsUnavailable
-from engine.images import Box, DecodedImage, decode
+from engine.errors import (
+    BadImage,
+    EngineError,
+    InvalidOption,
+    OutOfMemory,
+    WeightsUnavailable,
+)
+from engine.images import Box, DecodedImage, decode, pixels_of
+from engine.pass_size import PassSize
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
 from engine.postprocess import LinearProjection, l2_normalize, signed_sqrt
 from engine.types import Pixels, Recipe, Vectors
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 PIXELS_PER_PASS = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Input pixels of one forward pass. On a CPU larger batches only push activations out of the
 caches (VGG16, 8 images of 1024 x 768 at once: 1.2 times the time of one after the other)."""
+
+LARGE_PIXELS = 25_000_000
+"""Images of more are decoded one at a time: one of 100 million takes up to a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +112,11 @@ class Describer:
         self.options = options
         # Decoding a large image takes a gigabyte: no more at once than keep the cores busy.
         self._decoding = threading.BoundedSemaphore((os.cpu_count() or 1) + 2)
+        self._decoding_large = threading.Lock()
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
+        self._pass_size = PassSize(PIXELS_PER_PASS[self.device.type])
         # Without drawing parameters at random only to replace them.
         with torch.device("meta"):
             trunk = build_trunk(options.backbone, options.layer)
@@ -169,7 +185,8 @@ class Describer:
 
     def decode(self, data: bytes, *, box: Box | None = None, upright: bool = True) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
-        with self._decoding:
+        large = pixels_of(data) > LARGE_PIXELS
+        with self._decoding_large if large else nullcontext(), self._decoding:
             return decode(
                 data,
                 box=box,
@@ -195,19 +212,54 @@ class Describer:
         for position, pixels in enumerate(images):
             by_shape[pixels.shape].append(position)
         for positions in by_shape.values():
-            size = self.images_per_pass(images[positions[0]].shape)
-            for start in range(0, len(positions), size):
-                batch = positions[start : start + size]
-                stacked = np.stack([images[position] for position in batch])
-                described = self._describe_batch(torch.from_numpy(stacked), poolings)
+            waiting = positions
+            while waiting:
+                size = self.images_per_pass(images[waiting[0]].shape)
+                batch, waiting = waiting[:size], waiting[size:]
+                described = self._describe_fitting([images[place] for place in batch], poolings)
                 for vectors, result in zip(out, described, strict=True):
-                    vectors[batch] = result.cpu().numpy()
+                    vectors[batch] = result
         return out
 
     def images_per_pass(self, shape: tuple[int, ...]) -> int:
-        """How many images of `shape` (H, W, ...) share a forward pass."""
-        pixels = shape[0] * shape[1] * max(self.options.scales) ** 2
-        return max(1, min(self.options.batch_size, int(PIXELS_PER_PASS[self.device.type] / pixels)))
+        """How many images of `shape` (H, W, ...) share a forward pass; fewer after one that did
+        not fit in the memory of the device."""
+        return min(self.options.batch_size, self._pass_size.images(self._pixels_each(shape)))
+
+    def _pixels_each(self, shape: tuple[int, ...]) -> float:
+        return float(shape[0] * shape[1] * max(self.options.scales) ** 2)
+
+    def _describe_fitting(
+        self, images: Sequence[Pixels], poolings: Sequence[Pooling]
+    ) -> list[Vectors]:
+        """One array for each pooling, of images of one shape: in one pass, or in smaller ones
+        where that does not fit. Raises OutOfMemory for an image that does not even fit alone."""
+        pixels_each = self._pixels_each(images[0].shape)
+        for last_try in (False, True):
+            try:
+                described = self._describe_batch(torch.from_numpy(np.stack(images)), poolings)
+                arrays = [result.cpu().numpy() for result in described]
+            except torch.OutOfMemoryError as error:
+                # As text: the error itself holds on to the tensors of the pass.
+                reason = str(error).split("\n", 1)[0]
+            else:
+                self._pass_size.passed(len(images), pixels_each)
+                return arrays
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(images) > 1:
+                self._pass_size.failed(len(images), pixels_each)
+                log.warning("%d images did not fit in one pass: %s", len(images), reason)
+                halves = (images[: len(images) // 2], images[len(images) // 2 :])
+                parts = [self._describe_fitting(half, poolings) for half in halves]
+                return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+            if last_try:
+                break
+        height, width = images[0].shape[:2]
+        raise OutOfMemory(
+            f"an image of {width} x {height} pixels does not fit in the memory of {self.device} "
+            f"({reason}); free memory there, or lower COOC_MAX_SIDE or the largest of COOC_SCALES"
+        )
 
     @torch.inference_mode()
     def _describe_batch(self, pixels: Tensor, poolings: Sequence[Pooling]) -> list[Tensor]:

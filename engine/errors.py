@@ -109,6 +109,10 @@ class DeadlineExceeded(EngineError):
     """The answer did not come within the allowed time."""
 
 
+class OutOfMemory(EngineError):
+    """One image alone does not fit in the memory of the device."""
+
+
 class TrainingFailed(EngineError):
     """A run of training cannot go on: a loss that is no number, a checkpoint of another recipe."""
 

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 PROJECTION = "projection.safetensors"
 MIN_FIT_IMAGES = 50
 """Below this a projection would be fitted to accidents; raw descriptors are searched instead."""
+FEW = 4
+"""Vectors that are projected without the threads of torch."""
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all); may raise to stop."""
@@ -208,5 +210,11 @@ def project(projection: LinearProjection | None, vectors: Vectors) -> Vectors:
     """Raw descriptors as they are searched: projected, or unchanged where there is none."""
     if projection is None:
         return vectors
-    projected: Vectors = projection(torch.from_numpy(vectors)).numpy()
-    return projected
+    if len(vectors) > FEW:
+        projected: Vectors = projection(torch.from_numpy(vectors)).numpy()
+        return projected
+    # The same by numpy. Each search has a thread of its own, and torch would start as many again
+    # for each of these as there are cores.
+    rows = (vectors.astype(np.float32) - projection.mean.numpy()) @ projection.directions.numpy().T
+    unit: Vectors = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from engine.errors import BadImage, ImageTooLarge, InvalidOption, UnsupportedImage
+from engine.errors import BadImage, EngineError, ImageTooLarge, InvalidOption, UnsupportedImage
 from engine.types import Pixels
 
 # Limits are ours, checked in `decode` before any pixel is decoded; Pillow's own limit would only
@@ -161,6 +161,15 @@ def check_decodable(data: bytes) -> None:
         image.load()
     except _DECODER_ERRORS as error:
         raise BadImage(f"the {image.format} image is damaged: {error}") from error
+
+
+def pixels_of(data: bytes) -> int:
+    """Pixels that an image file says it has, without decoding it; 0 if it cannot be read."""
+    try:
+        width, height = _open(data).size
+    except EngineError:
+        return 0
+    return width * height
 
 
 def encode_thumbnail(pixels: Pixels, *, side: int = 256) -> bytes:

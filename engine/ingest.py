@@ -110,7 +110,7 @@ def add_chunk(
                 fresh.append((position, loaded))
     if stopping is not None and stopping.is_set():
         raise InterruptedError("stopped before the images were described")
-    vectors = searcher.describe_many([image for _, image in fresh])
+    vectors = searcher.describe_many([image for _, image in fresh], stopping=stopping)
     described: list[tuple[int, NewImage]] = []
     for (position, image), vector in zip(fresh, vectors, strict=True):
         item = offered[position]

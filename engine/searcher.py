@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from engine.answering import Answering, Query
-from engine.batcher import Batcher, Priority
+from engine.batcher import Batcher, Load
 from engine.builder import CHILD_FROM, Builder
 from engine.calibration import Calibration
+from engine.calls import Call, current_call
 from engine.catalog import Catalog, stored_descriptor
 from engine.comparing import Comparison, Described, compare
 from engine.describer import Describer
@@ -24,12 +25,10 @@ from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
     BadImage,
     CorruptIndex,
-    DeadlineExceeded,
     EmptyIndex,
     ImageTooLarge,
     IndexMismatch,
     NoGeneration,
-    Overloaded,
     UnsupportedImage,
 )
 from engine.generations import Generations, Manifest, Progress, Reporter, project
@@ -51,9 +50,13 @@ from engine.types import (
 from engine.vector_index import BuildOptions
 from engine.verification import verify
 from engine.view import RAW_LIMIT, View, Views
+from engine.worker import Worker
 from engine.writing import Writing
 
 log = logging.getLogger(__name__)
+
+CORES = os.cpu_count() or 1
+STOP_CHECK_S = 0.2
 
 
 class Searcher:
@@ -72,6 +75,8 @@ class Searcher:
         deadline_s: float = 120.0,
         batch_wait_ms: float = 2.0,
         max_queue: int = 256,
+        max_waiting_bytes: int = 1 << 30,
+        more_describers: Sequence[Describer] = (),
         build_options: BuildOptions | None = None,
         build_process_from: int = CHILD_FROM,
         originals: Originals | None = None,
@@ -79,6 +84,9 @@ class Searcher:
         """Open the index in `data_dir`: load the live generation and replay what came after.
 
         Args:
+            deadline_s: for a call that says nothing else; see `engine.calls`.
+            max_waiting_bytes: decoded images that wait for the model.
+            more_describers: of the same recipe, on other devices, to share the work with.
             build_process_from: images from which a build has a process of its own.
             originals: where the bytes of images are kept.
 
@@ -93,11 +101,17 @@ class Searcher:
         with storage_errors(data_dir):
             data_dir.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(data_dir / "catalog.sqlite")
+        self.describers = (describer, *more_describers)
+        # Outside of the threads of the model, and no more at once than keep the cores busy.
+        self._decoding = ThreadPoolExecutor(CORES + 1, thread_name_prefix="decode")
         self._batcher: Batcher[Pixels, Vectors] = Batcher(
-            lambda images: _finite(describer.describe(images)),
-            max_batch=describer.options.batch_size,
+            _workers(self.describers),
+            max_batch=lambda pixels: describer.images_per_pass(pixels.shape),
+            kind=lambda pixels: pixels.shape,
+            size=lambda pixels: pixels.nbytes,
             max_wait_ms=batch_wait_ms,
             max_queue=max_queue,
+            max_bytes=max_waiting_bytes,
         )
         try:
             self.generations = Generations(data_dir)
@@ -124,11 +138,13 @@ class Searcher:
                 originals.sweep_later(self.catalog.path, self.catalog.used_digests)
         except BaseException:
             self._batcher.close()
+            self._decoding.shutdown()
             self.catalog.close()
             raise
 
     def close(self) -> None:
         self._batcher.close()
+        self._decoding.shutdown()
         if self.originals is not None:
             self.originals.close()
         self.catalog.close()
@@ -279,16 +295,25 @@ class Searcher:
         Returns: its record, and whether the id is new. Raises the errors of decoding, of a full
         disk, Overloaded and DeadlineExceeded.
         """
-        image = self.describer.decode(data)
-        vector = self._wait(self._batcher.submit(image.pixels))
+        image, vector = self._decode_and_describe(data)
         if self.originals is not None and self.originals.keeps:
             image = replace(image, data=data)
         (record,), replaced = self._writing.store([new_image(image_id, image, vector, metadata)])
         return record, not replaced
 
-    def describe_many(self, images: Sequence[DecodedImage]) -> list[Vectors | Exception]:
-        """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept."""
-        futures = [self._submit_bulk(image.pixels) for image in images]
+    def describe_many(
+        self, images: Sequence[DecodedImage], *, stopping: threading.Event | None = None
+    ) -> list[Vectors | Exception]:
+        """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept.
+
+        Once `stopping` is set, images whose turn has not come are given up, as cancelled.
+        """
+        futures = [self._batcher.submit_bulk(image.pixels) for image in images]
+        while stopping is not None and wait(futures, STOP_CHECK_S).not_done:
+            if stopping.is_set():
+                for future in futures:
+                    future.cancel()
+                break
         answers: list[Vectors | Exception] = []
         for future in futures:
             try:
@@ -297,14 +322,6 @@ class Searcher:
             except Exception as error:  # noqa: BLE001
                 answers.append(error)
         return answers
-
-    def _submit_bulk(self, pixels: Pixels) -> Future[Vectors]:
-        while True:
-            try:
-                return self._batcher.submit(pixels, Priority.BULK)
-            except Overloaded:
-                # Nobody waits for bulk work by the second: it yields until there is room.
-                time.sleep(0.05)
 
     def store(self, images: Sequence[NewImage], *, new_ids: Set[str] = frozenset()) -> list[int]:
         """Make images durable and searchable in one step; returns the rows they replaced.
@@ -339,9 +356,12 @@ class Searcher:
         raw = self._stored_vector(known[0].row) if known else None
         decoded = described = time.perf_counter()
         if raw is None:
-            image = self.describer.decode(data)
-            decoded = time.perf_counter()
-            raw = stored_descriptor(self._wait(self._batcher.submit(image.pixels)))
+            call = current_call(self.deadline_s)
+            with self._batcher.expecting():
+                image = self._decode(data, call)
+                decoded = time.perf_counter()
+                waiting = self._batcher.submit(image.pixels, deadline=call.deadline)
+            raw = stored_descriptor(call.wait(waiting))
             described = time.perf_counter()
         answer = self.search_described(raw, query_digest, options)
         return _timed(answer, decode=decoded - started, describe=described - decoded)
@@ -402,9 +422,8 @@ class Searcher:
     def _described(self, image: str | bytes) -> tuple[Vectors, str]:
         """Raw descriptor and digest of an image file or a stored image."""
         if isinstance(image, bytes):
-            decoded = self.describer.decode(image)
-            raw = stored_descriptor(self._wait(self._batcher.submit(decoded.pixels)))
-            return raw, decoded.digest
+            decoded, vector = self._decode_and_describe(image)
+            return stored_descriptor(vector), decoded.digest
         return self._stored_image(image)
 
     def _stored_vector(self, row: int) -> Vectors | None:
@@ -422,27 +441,41 @@ class Searcher:
 
     def _describe_bulk(self, pictures: Sequence[Pixels]) -> Vectors:
         """Raw descriptors, after what anybody waits for."""
-        futures = [self._submit_bulk(picture) for picture in pictures]
+        futures = [self._batcher.submit_bulk(picture) for picture in pictures]
         return np.stack([stored_descriptor(future.result()) for future in futures])
 
-    def _wait(self, future: Future[Vectors]) -> Vectors:
-        try:
-            return future.result(self.deadline_s)
-        except (FutureTimeout, CancelledError) as error:
-            future.cancel()
-            raise DeadlineExceeded(
-                f"the image was not described within {self.deadline_s:g} s; try again later"
-            ) from error
+    # --- what somebody waits for ----------------------------------------------------------
+
+    @property
+    def load(self) -> Load:
+        """What the queue before the model has seen, and what it holds now."""
+        return self._batcher.load
+
+    def retry_after_s(self) -> int:
+        """Seconds after which a request that was refused may be tried again."""
+        return self._batcher.retry_after_s()
+
+    def _decode_and_describe(self, data: bytes) -> tuple[DecodedImage, Vectors]:
+        """Raises the errors of decoding, Overloaded, DeadlineExceeded, OutOfMemory."""
+        call = current_call(self.deadline_s)
+        with self._batcher.expecting():
+            image = self._decode(data, call)
+            waiting = self._batcher.submit(image.pixels, deadline=call.deadline)
+        return image, call.wait(waiting)
+
+    def _decode(self, data: bytes, call: Call) -> DecodedImage:
+        """In a thread for it, in turn; not at all if nobody waits any more by then."""
+        return call.wait(self._decoding.submit(self.describer.decode, data))
 
 
-def _finite(vectors: Vectors) -> list[Vectors]:
-    """The rows of (N, D). Raises BadImage: one that cannot be compared would spoil every search."""
-    if not np.isfinite(vectors).all():
-        raise BadImage(
-            "the descriptor of the image has values that are no finite numbers; "
-            "describe with float32 precision, or with other weights"
-        )
-    return list(vectors)
+def _workers(describers: Sequence[Describer]) -> list[Worker]:
+    """Those on the CPU share its cores."""
+    on_cpu = sum(describer.device.type == "cpu" for describer in describers)
+    threads = max(1, CORES // on_cpu) if on_cpu > 1 else None
+    return [
+        Worker(describer, threads=threads if describer.device.type == "cpu" else None)
+        for describer in describers
+    ]
 
 
 def _nothing(*_: object) -> None:

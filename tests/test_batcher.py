@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from engine.batcher import Batcher, Priority
-from engine.errors import Overloaded
+from engine.batcher import BULK_WAITING, Batcher
+from engine.errors import DeadlineExceeded, Overloaded
 
 WAIT_S = 10
 GATE = -1
@@ -46,9 +47,10 @@ def make() -> Iterator[Make]:
     made: list[Batcher[int, int]] = []
 
     def batcher(
-        handle: Callable[[list[int]], Sequence[int]], **options: float
+        *handles: Callable[[list[int]], Sequence[int]], max_batch: int = 8, **options: Any
     ) -> Batcher[int, int]:
-        made.append(Batcher(handle, **{"max_wait_ms": 0.0, **options}))  # type: ignore[arg-type]
+        options = {"max_wait_ms": 0.0, **options}
+        made.append(Batcher(handles, max_batch=lambda _: max_batch, **options))
         return made[-1]
 
     yield batcher
@@ -88,21 +90,35 @@ def test_a_call_has_at_most_max_batch_items(gated: Gated, busy: Batcher[int, int
     assert list(itertools.chain(*gated.calls[1:])) == list(range(19))
 
 
-def test_a_lone_item_waits_a_little_for_company(gated: Gated, make: Make) -> None:
-    batcher = make(gated, max_batch=2, max_wait_ms=WAIT_S * 1000)
-    first = batcher.submit(1)
-    time.sleep(0.05)
-    assert not first.done()
-    started = time.monotonic()
-    assert results([batcher.submit(2), first]) == [20, 10]
-    assert time.monotonic() - started < WAIT_S / 2, "a full batch waits for nobody"
+def test_an_item_waits_for_one_that_is_being_prepared(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=3, max_wait_ms=WAIT_S * 1000)
+    with batcher.expecting():
+        first = batcher.submit(1)
+        time.sleep(0.05)
+        assert not first.done()
+        second = batcher.submit(2)
+        time.sleep(0.05)
+        assert not first.done(), "there is room for the one that is still expected"
+    assert results([first, second]) == [10, 20]
     assert gated.calls == [[1, 2]]
 
 
-def test_a_lone_item_does_not_wait_for_ever(gated: Gated, make: Make) -> None:
-    batcher = make(gated, max_batch=8, max_wait_ms=20.0)
+def test_a_full_batch_waits_for_nobody(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=2, max_wait_ms=WAIT_S * 1000)
+    with batcher.expecting():
+        assert results([batcher.submit(1), batcher.submit(2)]) == [10, 20]
+
+
+def test_a_lone_item_does_not_wait_at_all(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_wait_ms=2 * WAIT_S * 1000)
     assert batcher.submit(3).result(WAIT_S) == 30
     assert gated.calls == [[3]]
+
+
+def test_what_is_expected_is_not_waited_for_for_ever(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_wait_ms=20.0)
+    with batcher.expecting():
+        assert batcher.submit(3).result(WAIT_S) == 30
 
 
 def test_many_threads_get_their_own_results(make: Make) -> None:
@@ -192,12 +208,131 @@ def test_an_item_that_is_being_handled_cannot_be_cancelled(gated: Gated, make: M
 def test_searches_go_before_bulk_work_and_both_keep_their_order(
     gated: Gated, busy: Batcher[int, int]
 ) -> None:
-    futures = [
-        busy.submit(item, Priority.SEARCH if item % 3 == 0 else Priority.BULK) for item in range(12)
-    ]
+    futures = [busy.submit(item) if item % 3 == 0 else busy.submit_bulk(item) for item in range(12)]
     gated.release.set()
     results(futures)
-    assert gated.calls == [[GATE], [0, 3, 6, 9, 1, 2, 4, 5], [7, 8, 10, 11]]
+    assert gated.calls == [[GATE], [0, 3, 6, 9], [1, 2, 4, 5, 7, 8, 10, 11]]
+
+
+def test_a_flood_of_searches_does_not_stop_bulk_work(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_batch=1)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    bulk = [batcher.submit_bulk(item) for item in (100, 200)]
+    searches = [batcher.submit(item) for item in range(20)]
+    gated.release.set()
+    results(searches + bulk)
+    order = [item for (item,) in gated.calls[1:]]
+    assert order == [*range(8), 100, *range(8, 16), 200, *range(16, 20)]
+
+
+def test_bulk_work_waits_for_room_and_takes_none_from_searches(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_queue=2)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    bulk: list[Future[int]] = []
+    adding = threading.Thread(
+        target=lambda: bulk.extend(batcher.submit_bulk(item) for item in range(BULK_WAITING + 5))
+    )
+    adding.start()
+    while len(batcher) < BULK_WAITING:
+        time.sleep(0.001)
+    searches = [batcher.submit(item) for item in (7, 8)]
+    assert batcher.load.waiting_bulk == BULK_WAITING
+    gated.release.set()
+    assert results(searches) == [70, 80]
+    adding.join(WAIT_S)
+    assert results(bulk) == [10 * item for item in range(BULK_WAITING + 5)]
+    assert gated.calls[1] == [7, 8]
+
+
+def test_only_items_of_one_kind_share_a_call_and_the_oldest_chooses(
+    gated: Gated, make: Make
+) -> None:
+    batcher = make(gated, max_batch=3, kind=lambda item: item % 2)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    futures = [batcher.submit(item) for item in (1, 2, 4, 3, 6, 5, 7, 8)]
+    gated.release.set()
+    assert results(futures) == [10, 20, 40, 30, 60, 50, 70, 80]
+    assert gated.calls == [[GATE], [1, 3, 5], [2, 4, 6], [7], [8]]
+
+
+def test_what_is_too_late_is_never_worked_on(gated: Gated, busy: Batcher[int, int]) -> None:
+    late = busy.submit(1, deadline=time.monotonic() + 0.02)
+    punctual = busy.submit(2, deadline=time.monotonic() + WAIT_S)
+    time.sleep(0.03)
+    gated.release.set()
+    assert punctual.result(WAIT_S) == 20
+    with pytest.raises(DeadlineExceeded):
+        late.result(WAIT_S)
+    assert gated.calls == [[GATE], [2]]
+    assert (busy.load.expired, busy.load.cancelled) == (1, 0)
+
+
+def test_what_would_be_too_late_is_refused_at_once(make: Make) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def handle(items: list[int]) -> Sequence[int]:
+        if GATE in items:
+            inside.set()
+            assert release.wait(WAIT_S)
+        else:
+            time.sleep(0.05)
+        return items
+
+    batcher = make(handle, max_batch=1)
+    batcher.submit(1).result(WAIT_S)
+    gate = batcher.submit(GATE)
+    assert inside.wait(WAIT_S)
+    futures = [batcher.submit(item, deadline=time.monotonic() + WAIT_S) for item in range(20)]
+    with pytest.raises(Overloaded, match="beyond the deadline") as caught:
+        batcher.submit(99, deadline=time.monotonic() + 0.5)
+    assert caught.value.retry_after_s == 1, "half of 22 times 0.05 s, rounded up"
+    release.set()
+    results([gate, *futures])
+
+
+def test_the_bytes_that_wait_are_bounded(gated: Gated, make: Make) -> None:
+    batcher = make(gated, max_bytes=100, size=lambda item: 10 * item)
+    batcher.submit(GATE)
+    assert gated.inside.wait(WAIT_S)
+    futures = [batcher.submit(6), batcher.submit(4)]
+    assert batcher.load.waiting_bytes == 100
+    with pytest.raises(Overloaded):
+        batcher.submit(1)
+    assert futures[1].cancel()
+    futures[1] = batcher.submit(3)
+    gated.release.set()
+    assert results(futures) == [60, 30]
+    assert batcher.load.waiting_bytes == 0
+    assert batcher.submit(11).result(WAIT_S) == 110, "more than the bound, but alone"
+
+
+def test_two_workers_work_at_the_same_time(make: Make) -> None:
+    meeting = threading.Barrier(2, timeout=WAIT_S)
+
+    def handle(items: list[int]) -> Sequence[int]:
+        meeting.wait()
+        return [10 * item for item in items]
+
+    batcher = make(handle, handle, max_batch=1)
+    assert results([batcher.submit(item) for item in range(6)]) == [0, 10, 20, 30, 40, 50]
+
+
+def test_the_load_tells_what_happened(gated: Gated, busy: Batcher[int, int]) -> None:
+    kept = [busy.submit(item) for item in range(3)]
+    assert busy.submit(3).cancel()
+    load = busy.load
+    assert (load.waiting_searches, load.waiting_bulk, load.in_hand) == (4, 0, 1)
+    gated.release.set()
+    results(kept)
+    busy.close()
+    load = busy.load
+    assert (load.accepted, load.done, load.cancelled, load.failed, load.refused) == (5, 4, 1, 0, 0)
+    assert load.batch_sizes == {1: 1, 3: 1}
+    assert (load.waiting_searches, load.in_hand) == (0, 0)
+    assert load.seconds_each is not None and load.seconds_each > 0
 
 
 def test_a_full_queue_refuses_more_until_there_is_room(gated: Gated, make: Make) -> None:
@@ -234,12 +369,14 @@ def test_closing_finishes_what_was_accepted_and_then_refuses(
 
 
 def test_closing_does_not_wait_for_company(gated: Gated, make: Make) -> None:
-    batcher = make(gated, max_wait_ms=WAIT_S * 1000)
-    future = batcher.submit(1)
-    started = time.monotonic()
-    batcher.close()
-    assert time.monotonic() - started < WAIT_S / 2
-    assert future.result(0) == 10
+    batcher = make(gated, max_wait_ms=2 * WAIT_S * 1000)
+    with batcher.expecting():
+        future = batcher.submit(1)
+        closing = threading.Thread(target=batcher.close)
+        closing.start()
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
+        assert future.result(0) == 10
 
 
 @pytest.mark.parametrize("wrong", [-1, 1])

@@ -1065,11 +1065,14 @@ def test_a_full_queue_is_overloaded_and_bulk_work_waits(tmp_path: Path, slow: Sl
         bulk = threading.Thread(target=lambda: answers.extend(searcher.describe_many([pixels] * 6)))
         bulk.start()
         assert slow.inside.wait(10)
-        while len(searcher._batcher) < 1:
+        first = threading.Thread(target=lambda: searcher.search(photo(2), SearchOptions()))
+        first.start()
+        while not searcher.load.waiting_searches:
             time.sleep(0.001)
         with pytest.raises(Overloaded, match="waiting"):
             searcher.search(photo(1), SearchOptions())
         slow.release.set()
+        first.join(10)
         bulk.join(10)
         assert len(answers) == 6
         for answer in answers:

@@ -9,6 +9,7 @@ from app.deps import SearcherDep, StateDep
 from app.schemas import HealthOut, LearnedOut, VersionOut, WeightsOut
 from app.security.needs import ANYBODY, needs
 from app.security.scopes import Scope
+from engine.searcher import Searcher
 
 router = APIRouter(tags=["health"])
 
@@ -41,6 +42,10 @@ def version(state: StateDep) -> VersionOut:
         cooccurrence=LearnedOut.of(service.learned.cooccurrence) if service else None,
         projection=LearnedOut.of(service.learned.projection) if service else None,
         fingerprint=searcher.recipe.fingerprint if searcher else None,
-        device=str(searcher.describer.device) if searcher else None,
+        device=_devices(searcher) if searcher else None,
         precision=searcher.describer.precision if searcher else None,
     )
+
+
+def _devices(searcher: Searcher) -> str:
+    return ",".join(str(describer.device) for describer in searcher.describers)

@@ -1,0 +1,400 @@
+"""The service over HTTP against its own engine, and against a plain one: what the way costs, what
+happens at ten times the capacity, and whether memory grows."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks import plain_service
+from benchmarks.extract import Memory, textured
+from benchmarks.harness import machine
+from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
+from engine.describer import Describer
+from engine.images import encode_jpeg
+from engine.searcher import Searcher
+from engine.types import NewImage, SearchOptions
+
+SIZES = ((512, 384), (384, 512))
+IMAGES = 24
+STORED = 1000
+TIMES_CAPACITY = 10
+START_S = 120.0
+WARM_S = 2.0
+
+Say = Callable[[str], object]
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, for how long (seconds of each part, in each round)."""
+
+    clients: int = 16
+    seconds: float = 5.0
+    rounds: int = 3
+    overload_s: float = 30.0
+    deadline_s: float = 10.0
+
+
+def run(
+    plan: Plan,
+    make: Callable[[], Describer],
+    environment: Mapping[str, str],
+    *,
+    prepare: Callable[[], object] = _nothing,
+    say: Say = _nothing,
+) -> dict[str, Any]:
+    """Medians over rounds in which engine, service and plain service take turns.
+
+    Args:
+        make: the describer that all of them use; can be sent to another process, as `prepare`,
+            which each process calls first.
+        environment: that of `cooc serve`, so that it uses the same.
+    """
+    describer = make()
+    images = list(_images())
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        _fill(folder / "index", describer)
+        say("starting engine, service and plain service")
+        engine = stack.enter_context(_Engine(make, prepare, images))
+        settings = {**environment, "COOC_DEADLINE_S": str(plan.deadline_s)}
+        ours = stack.enter_context(_service(folder, settings))
+        plain = stack.enter_context(_plain(make, prepare))
+        asks = [search_request(image, "127.0.0.1") for image in images]
+        report: dict[str, Any] = {
+            "bench": "http",
+            "backbone": describer.options.backbone,
+            "pooling": describer.options.pooling,
+            "precision": describer.precision,
+            "max_side": describer.options.max_side,
+            "images": [list(size) for size in SIZES],
+            "stored": STORED,
+            "clients": plan.clients,
+            "rounds": plan.rounds,
+            **_speed(plan, engine, {"http": ours, "plain": plain}, asks, say),
+        }
+        per_s = TIMES_CAPACITY * report["http_per_s"]
+        for name, service in (("overload", ours), ("plain_overload", plain)):
+            say(f"{name}: {per_s:.0f} requests a second for {plan.overload_s:g} s")
+            report[name] = _overload(plan, service, asks, per_s)
+        return {**report, **machine(describer.device)}
+
+
+def _speed(
+    plan: Plan, engine: _Engine, services: Mapping[str, _Service], asks: Sequence[bytes], say: Say
+) -> dict[str, Any]:
+    """Throughput with several clients and the median time with one, in turns."""
+    for name, service in services.items():
+        answers = closed_loop(service.port, asks, clients=2, seconds=WARM_S)
+        if not _with(answers, 200):
+            raise RuntimeError(f"{name} answers {sorted({one.status for one in answers})}")
+    engine.per_s(WARM_S)
+    samples: dict[str, list[float | None]] = {}
+
+    def note(name: str, value: float | None) -> None:
+        samples.setdefault(name, []).append(value)
+
+    for turn in range(plan.rounds):
+        say(f"round {turn + 1} of {plan.rounds}")
+        note("engine_per_s", engine.per_s(plan.seconds))
+        for name, service in services.items():
+            asked = closed_loop(service.port, asks, clients=plan.clients, seconds=plan.seconds)
+            note(f"{name}_per_s", _per_second(asked))
+            note(f"{name}_p99_ms", _quantile(_with(asked, 200), 0.99))
+        note("engine_p50_ms", statistics.median(engine.each_ms(plan.seconds)))
+        for name, service in services.items():
+            asked = closed_loop(service.port, asks, clients=1, seconds=plan.seconds)
+            note(f"{name}_p50_ms", _quantile(_with(asked, 200), 0.5))
+    return {
+        **{name: _median(values) for name, values in samples.items()},
+        # Of each round on its own: the machine may be slower in one than in another.
+        "throughput_ratio": _median_of(samples, "http_per_s", "engine_per_s", lambda a, b: a / b),
+        "overhead_p50_ms": _median_of(samples, "http_p50_ms", "engine_p50_ms", lambda a, b: a - b),
+        "times_plain": _median_of(samples, "http_per_s", "plain_per_s", lambda a, b: a / b),
+        "samples": samples,
+    }
+
+
+def _median_of(
+    samples: Mapping[str, Sequence[float | None]],
+    first: str,
+    second: str,
+    combine: Callable[[float, float], float],
+) -> float | None:
+    pairs = zip(samples[first], samples[second], strict=True)
+    return _median([combine(a, b) if a and b else None for a, b in pairs])
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """None if any of them could not be measured."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
+
+
+def _per_second(asked: Sequence[Asked]) -> float | None:
+    """Answers a second, from the first one to the last; None for fewer than two."""
+    ends = sorted(one.at_s + one.ms / 1000 for one in asked if one.status == 200)
+    return (len(ends) - 1) / (ends[-1] - ends[0]) if len(ends) > 1 else None
+
+
+def _overload(plan: Plan, service: _Service, asks: Sequence[bytes], per_s: float) -> dict[str, Any]:
+    """What becomes of far more requests than can be answered, and of the memory meanwhile."""
+    with service.watched() as memory:
+        # The plain service knows no deadline: its clients have one.
+        asked = open_loop(
+            service.port,
+            asks,
+            per_s=per_s,
+            seconds=plan.overload_s,
+            timeout_s=plan.deadline_s + 5.0,
+        )
+    statuses = Counter(one.status for one in asked)
+    answered, refused = _with(asked, 200), _with(asked, 429, 503)
+    last = max(one.at_s + one.ms / 1000 for one in asked)
+    return {
+        "offered_per_s": per_s,
+        "seconds": plan.overload_s,
+        "deadline_s": plan.deadline_s,
+        "answered": len(answered),
+        "answered_per_s": len(answered) / last,
+        "refused": len(refused),
+        "failed": len(asked) - len(answered) - len(refused),
+        "statuses": {str(status or "none"): count for status, count in statuses.items()},
+        "timed_out_or_reset": statuses[FAILED],
+        "answered_p50_ms": _quantile(answered, 0.5),
+        "answered_p99_ms": _quantile(answered, 0.99),
+        "refused_p99_ms": _quantile(refused, 0.99),
+        **_memory(memory),
+    }
+
+
+def _with(asked: Sequence[Asked], *statuses: int) -> list[float]:
+    return [one.ms for one in asked if one.status in statuses]
+
+
+def _quantile(ms: Sequence[float], share: float) -> float | None:
+    return float(np.quantile(ms, share)) if ms else None
+
+
+def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    """Resident MB, and how fast it grows (least squares) after the first third of the run."""
+    times, sizes = np.array(samples).T
+    late = times >= times[-1] / 3
+    slope = np.polyfit(times[late], sizes[late], 1)[0] if late.sum() > 2 else None
+    return {
+        "rss_start_mb": float(sizes[0]),
+        "rss_end_mb": float(sizes[-1]),
+        "rss_max_mb": float(sizes.max()),
+        "rss_mb_per_minute": None if slope is None else 60 * float(slope),
+    }
+
+
+# --- the three that are compared ----------------------------------------------------------------
+
+
+def _images() -> Iterator[bytes]:
+    for number, (width, height) in zip(range(IMAGES), itertools.cycle(SIZES), strict=False):
+        yield encode_jpeg(textured(height, width, number))
+
+
+def _fill(folder: Path, describer: Describer) -> None:
+    """An index of made images: none of those that are searched for, which would need no model."""
+    vectors = plain_service.stored_vectors(STORED, describer.pooling.dim)
+    jpeg = encode_jpeg(textured(48, 64, 0))
+    with closing(Searcher(folder, describer)) as searcher:
+        searcher.store(
+            [
+                NewImage(
+                    id=f"{row:05}.jpg",
+                    digest=f"{row:064x}",
+                    width=64,
+                    height=48,
+                    format="JPEG",
+                    metadata={},
+                    thumbnail=jpeg,
+                    descriptor=vector,
+                )
+                for row, vector in enumerate(vectors)
+            ]
+        )
+
+
+class _Engine:
+    """The engine in a process of its own, without HTTP."""
+
+    def __init__(
+        self,
+        make: Callable[[], Describer],
+        prepare: Callable[[], object],
+        images: Sequence[bytes],
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_run_engine, args=(theirs, make, prepare, images), daemon=True
+        )
+        self._process.start()
+
+    def __enter__(self) -> _Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def per_s(self, seconds: float) -> float:
+        """Images that are decoded and described in a second, one while the next is decoded."""
+        self._connection.send(("per_s", seconds))
+        return float(self._connection.recv())
+
+    def each_ms(self, seconds: float) -> list[float]:
+        """Of whole searches by image, one after the other."""
+        self._connection.send(("each_ms", seconds))
+        found: list[float] = self._connection.recv()
+        return found
+
+
+def _run_engine(
+    connection: Connection,
+    make: Callable[[], Describer],
+    prepare: Callable[[], object],
+    images: Sequence[bytes],
+) -> None:
+    prepare()
+    describer = make()
+    with TemporaryDirectory() as folder:
+        _fill(Path(folder) / "index", describer)
+        with closing(Searcher(Path(folder) / "index", describer)) as searcher:
+            while True:
+                what, seconds = connection.recv()
+                answer = _per_s if what == "per_s" else _each_ms
+                connection.send(answer(searcher, images, seconds))
+
+
+def _per_s(searcher: Searcher, images: Sequence[bytes], seconds: float) -> float:
+    began = time.perf_counter()
+    done = 0
+    files = itertools.takewhile(
+        lambda _: time.perf_counter() - began < seconds, itertools.cycle(images)
+    )
+    for _ in searcher.describer.stream((None, Memory(image)) for image in files):
+        done += 1
+    return done / (time.perf_counter() - began)
+
+
+def _each_ms(searcher: Searcher, images: Sequence[bytes], seconds: float) -> list[float]:
+    began = time.perf_counter()
+    found: list[float] = []
+    for image in itertools.cycle(images):
+        started = time.perf_counter()
+        if started - began >= seconds:
+            return found
+        searcher.search(image, SearchOptions())
+        found.append(1000 * (time.perf_counter() - started))
+    raise AssertionError("images never end")
+
+
+@dataclass(frozen=True)
+class _Service:
+    """A service in a process."""
+
+    port: int
+    pid: int
+
+    def resident_mb(self) -> float:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    @contextmanager
+    def watched(self) -> Iterator[list[tuple[float, float]]]:
+        """(seconds, resident MB), every second while within."""
+        began, done = time.monotonic(), threading.Event()
+        samples = [(0.0, self.resident_mb())]
+
+        def watch() -> None:
+            while not done.wait(1.0):
+                samples.append((time.monotonic() - began, self.resident_mb()))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield samples
+        finally:
+            done.set()
+            watcher.join()
+
+
+@contextmanager
+def _service(folder: Path, environment: Mapping[str, str]) -> Iterator[_Service]:
+    port = _free_port()
+    own = {"COOC_DATA_DIR": str(folder / "index"), "COOC_PORT": str(port)}
+    with (folder / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve"],
+            env={**environment, **own},
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            _wait_for(port, lambda: process.poll() is None, folder / "service.log")
+            yield _Service(port, process.pid)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+@contextmanager
+def _plain(make: Callable[[], Describer], prepare: Callable[[], object]) -> Iterator[_Service]:
+    port = _free_port()
+    process = multiprocessing.get_context("spawn").Process(
+        target=plain_service.serve, args=(make, prepare, port), daemon=True
+    )
+    process.start()
+    assert process.pid is not None, "a started process has an id"
+    try:
+        _wait_for(port, process.is_alive, None)
+        yield _Service(port, process.pid)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int, alive: Callable[[], bool], log: Path | None) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and alive():
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    said = log.read_text() if log is not None else ""
+    raise RuntimeError(f"the service did not start within {START_S:g} s\n{said}")

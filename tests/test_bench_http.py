@@ -1,0 +1,110 @@
+"""The measurement of the service: its clients, its sums, and a short run of all of it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.assembly import build_describer
+from app.settings import Settings
+from benchmarks import http, plain_service
+from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
+from tests.drawing import photo
+from tests.live import Live, live
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("bench") / "index") as server:
+        yield server
+
+
+REQUESTS = [search_request(photo(seed), "127.0.0.1") for seed in range(3)]
+
+
+def test_a_closed_loop_asks_again_when_it_is_answered(server: Live) -> None:
+    before = server.searcher.load.done
+    asked = closed_loop(server.port, REQUESTS, clients=3, seconds=0.5)
+    assert len(asked) > 3
+    assert {one.status for one in asked} == {200}
+    assert server.searcher.load.done - before >= len(asked)
+    assert all(0 < one.ms < 1000 for one in asked)
+    busy_s = sum(one.ms for one in asked) / 1000
+    assert busy_s <= 3 * 0.5 + 0.01, "three clients cannot wait longer than the run"
+
+
+def test_an_open_loop_does_not_wait_for_answers(server: Live) -> None:
+    server.gate.open.clear()
+    try:
+        asked = open_loop(server.port, REQUESTS, per_s=40, seconds=0.5, timeout_s=0.4)
+    finally:
+        server.gate.open.set()
+    assert len(asked) == 20
+    assert Counter(one.status for one in asked) == {FAILED: 20}
+    assert all(400 <= one.ms < 2000 for one in asked)
+    asked = open_loop(server.port, REQUESTS, per_s=20, seconds=0.5, timeout_s=10)
+    assert Counter(one.status for one in asked) == {200: 10}
+    assert sorted(round(one.at_s, 6) for one in asked) == [n / 20 for n in range(10)]
+
+
+def test_a_service_that_is_not_there_is_a_failure() -> None:
+    asked = open_loop(http._free_port(), REQUESTS, per_s=10, seconds=0.3, timeout_s=1)
+    assert [one.status for one in asked] == [FAILED] * 3
+
+
+def test_growth_of_memory_is_told_for_each_minute() -> None:
+    times = range(0, 121)
+    # 100 MB at once, then 2 MB a minute.
+    samples = [(float(at), 500.0 + 100 * (at > 10) + at / 30) for at in times]
+    found = http._memory(samples)
+    assert found["rss_mb_per_minute"] == pytest.approx(2.0)
+    assert found["rss_start_mb"] == 500.0
+    assert found["rss_end_mb"] == pytest.approx(604.0)
+    assert http._memory([(0.0, 5.0)])["rss_mb_per_minute"] is None
+
+
+def test_answers_a_second_are_counted_from_the_first_to_the_last() -> None:
+    asked = [Asked(at_s=n / 4, ms=500, status=200) for n in range(9)]
+    assert http._per_second([*asked, Asked(0, 1, 503)]) == pytest.approx(4.0)
+    assert http._per_second(asked[:1]) is None
+    assert http._median([1.0, None, 2.0]) is None
+
+
+def test_made_vectors_have_unit_length() -> None:
+    vectors = plain_service.stored_vectors(5, 7)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_short_run_has_all_figures(tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
+    own = {f"COOC_{name.upper()}": value for name, value in chosen.items()}
+    plan = http.Plan(clients=4, seconds=1.0, rounds=1, overload_s=3.0, deadline_s=2.0)
+    make = partial(build_describer, Settings(data_dir=tmp_path, max_side=64, **chosen))
+    report = http.run(plan, make, {**os.environ, **own, "COOC_MAX_SIDE": "64"})
+    for who in ("engine", "http", "plain"):
+        assert report[f"{who}_per_s"] > 0 and report[f"{who}_p50_ms"] > 0
+    assert report["times_plain"] > 0
+    samples = report["samples"]
+    assert report["throughput_ratio"] == pytest.approx(
+        samples["http_per_s"][0] / samples["engine_per_s"][0], abs=0.01
+    )
+    assert report["overhead_p50_ms"] == pytest.approx(
+        samples["http_p50_ms"][0] - samples["engine_p50_ms"][0], abs=0.01
+    )
+    for part in (report["overload"], report["plain_overload"]):
+        assert part["offered_per_s"] == pytest.approx(10 * report["http_per_s"])
+        counted = part["answered"] + part["refused"] + part["failed"]
+        assert (
+            counted
+            == sum(part["statuses"].values())
+            == pytest.approx(3.0 * part["offered_per_s"], abs=1)
+        )
+        assert part["answered"] > 0 and part["rss_max_mb"] >= part["rss_start_mb"] > 0
+    assert report["overload"]["failed"] == 0
