@@ -159,8 +159,11 @@ def start(state: State, progress: Progress | None = None) -> None:
         max_images=settings.max_bulk_images,
         max_total_bytes=4 * (settings.max_bulk_mb << 20),
     )
+    policy = Policy.parse(settings.url_allow, settings.url_allow_private)
+    if policy.open:
+        log.warning("URLs of every public host are fetched: whoever may search chooses which")
     fetcher = Fetcher(
-        Policy.parse(settings.url_allow, settings.url_allow_private),
+        policy,
         max_bytes=settings.max_upload_mb << 20,
         timeout_s=settings.url_timeout_s,
     )

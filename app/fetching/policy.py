@@ -75,6 +75,11 @@ class Policy:
     def off(self) -> bool:
         return not self.rules
 
+    @property
+    def open(self) -> bool:
+        """Whether clients choose the host."""
+        return any(rule.host == ANY for rule in self.rules)
+
     def permits(self, target: Target) -> bool:
         """Whether the host is on the list; its addresses have to be asked for then."""
         return any(rule.matches(target) for rule in self.rules)

@@ -119,7 +119,7 @@ def jpeg_of_many_scans(progressive: bytes, draw: random.Random) -> bytes:
     """Large, and each of its many scans has next to nothing: work for a decoder, not for us."""
     large = jpeg_of_any_size(progressive, draw) if draw.random() < 0.5 else progressive
     found = large.rfind(b"\xff\xda")
-    return large[:found] + large[found:-2] * draw.choice((10, 50, 200)) + b"\xff\xd9"
+    return large[:found] + large[found:-2] * draw.choice((10, 200, 20_000)) + b"\xff\xd9"
 
 
 def gif_of_any_size(draw: random.Random) -> bytes:
