@@ -108,6 +108,7 @@ def run(count: int, *, warmup: int, seed: int = 0) -> dict[str, Any]:
             "warm": round(warm or 0.0),
             "end": round(memory[-1]),
             "most": round(max(memory)),
+            "course": [round(value) for value in memory],
         },
         "problems": findings.problems,
     }

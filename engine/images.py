@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -20,7 +21,8 @@ from engine.types import Pixels
 # warn, and for images that some users are right to allow.
 Image.MAX_IMAGE_PIXELS = None
 
-# What Pillow says of damaged metadata helps nobody here, and each new text would be kept for ever.
+# What Pillow says of damaged files helps nobody here, and each new warning would be kept for ever.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")

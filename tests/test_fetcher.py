@@ -122,7 +122,7 @@ def test_names_and_redirects_that_lead_inside_are_refused_and_nothing_is_asked(
             said = str(got.value).replace(url, "")
             assert not any(address in said for address in addresses)
             assert "inner.test" not in said
-            assert all(address in caplog.text for address in addresses if address != "junk")
+            assert "the addresses of inner.test are" in caplog.text
     assert inner.asked == []
     assert here.counts() == {"/away": 1}
 

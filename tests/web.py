@@ -55,9 +55,11 @@ def web(
 
         def finish_request(self, request: Any, client_address: Any) -> None:
             # In the thread of the request: a handshake must not hold up the others.
-            if context is not None:
-                request = context.wrap_socket(request, server_side=True)
-            super().finish_request(request, client_address)
+            if context is None:
+                super().finish_request(request, client_address)
+                return
+            with context.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
 
     with Server((host, port), Handler) as server:
         here = Web(server, context is not None)

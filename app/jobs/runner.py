@@ -21,6 +21,7 @@ from app.fetching.fetcher import Fetcher
 from app.jobs.database import job_errors, prepare
 from app.jobs.downloads import Downloads
 from app.jobs.growth import Growth
+from app.jobs.logs import shorten_library_logs
 from app.jobs.record import FINISHED, RECORDED, STATES, UNFINISHED, error_page, job_out
 from app.jobs.reports import Reports, report_page
 from app.jobs.running import Running
@@ -107,6 +108,7 @@ class Jobs:
     def _launch(self) -> None:
         """Raises StorageFull, StorageReadOnly."""
         prepare(self._path)
+        shorten_library_logs()
         DBOS(
             config=DBOSConfig(
                 name="cooc",

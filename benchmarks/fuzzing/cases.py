@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from benchmarks.crashing.pictures import photo
 from benchmarks.fuzzing.archives import ARCHIVES
 from benchmarks.fuzzing.damage import DAMAGES
 from benchmarks.fuzzing.lies import (
     PLAIN,
+    Lie,
     jpeg_of_any_size,
     jpeg_of_many_scans,
     jpeg_with_extras,
@@ -71,14 +72,12 @@ def _file(draw: random.Random) -> tuple[str, bytes]:
     """What the file is, and its bytes."""
     good = _good(draw.randrange(4))
     if draw.random() < 0.35:
-        lie = draw.choice((*PLAIN, jpeg_with_extras, jpeg_of_any_size, jpeg_of_many_scans))
-        if lie is jpeg_of_many_scans:
-            return lie.__name__, jpeg_of_many_scans(good["jpeg progressive"], draw)
-        if lie is jpeg_with_extras:
-            return lie.__name__, jpeg_with_extras(good["jpeg"], draw)
-        if lie is jpeg_of_any_size:
-            return lie.__name__, jpeg_of_any_size(good["jpeg"], draw)
-        return lie.__name__, lie(draw)  # type: ignore[call-arg, arg-type]
+        lies: dict[str, Lie] = {lie.__name__: lie for lie in PLAIN}
+        lies["jpeg of any size"] = partial(jpeg_of_any_size, good["jpeg"])
+        lies["jpeg of many scans"] = partial(jpeg_of_many_scans, good["jpeg progressive"])
+        lies["jpeg with extras"] = partial(jpeg_with_extras, good["jpeg"])
+        name = draw.choice(sorted(lies))
+        return name, lies[name](draw)
     kind, other = draw.choice(sorted(good)), draw.choice(sorted(good))
     harm = draw.choice(DAMAGES)
     data = harm(good[kind], good[other], draw)
