@@ -207,7 +207,7 @@ class Spool:
         """Images of one upload, with the bytes that unpacking each cost."""
         if zipfile.is_zipfile(file):
             members = _zip_members(file, self._max_image_bytes)
-        elif not _looks_like_image(file) and tarfile.is_tarfile(file):
+        elif not _looks_like_image(file) and _is_tar(file):
             members = _tar_members(file, self._max_image_bytes)
         else:
             yield Item(name, file.name), 0
@@ -308,6 +308,13 @@ def _looks_like_image(file: Path) -> bool:
     with file.open("rb") as source:
         head = source.read(12)
     return head[:3] == b"\xff\xd8\xff" or head[:4] in (b"\x89PNG", b"RIFF", b"GIF8")
+
+
+def _is_tar(file: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(file)
+    except ARCHIVE_ERRORS:
+        return True  # compressed, and cut off: what is wrong is told once it is read
 
 
 def _is_hidden(name: str) -> bool:

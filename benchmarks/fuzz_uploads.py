@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -38,10 +39,14 @@ GOOD = 12
 """Photos that are stored at first and have to be found at the end."""
 CLIENTS = 4
 TIMEOUT_S = 120.0
+LIMIT_IDLE = httpx.Limits(keepalive_expiry=1.0)
+"""The service closes a connection that is idle for 5 s: not at the moment when we use it again."""
 JOB_S = 300.0
 WAVE = 100
 """Cases between two looks at memory, jobs and what was stored."""
 MAX_GROWTH_MB = 100.0
+CLASS_NAME = re.compile(r"\b[A-Z]\w+(Error|Exception)\b")
+"""An error that nobody put into words."""
 
 
 @dataclass
@@ -60,7 +65,7 @@ def run(count: int, *, warmup: int, seed: int = 0) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="cooc-fuzz-") as folder,
         closing(Service(Path(folder) / "index", {**UNTRAINED, **LIMITS})) as service,
-        httpx.Client(base_url=service.url, timeout=TIMEOUT_S) as client,
+        httpx.Client(base_url=service.url, timeout=TIMEOUT_S, limits=LIMIT_IDLE) as client,
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
         start = service.start()
@@ -89,9 +94,7 @@ def run(count: int, *, warmup: int, seed: int = 0) -> dict[str, Any]:
         else:
             findings.problems += _unwell(client)
         log = service.log()
-    findings.problems += [
-        line for line in log.splitlines() if "ERROR" in line or "Traceback" in line
-    ]
+    findings.problems += _complaints(log)
     growth = memory[-1] - (warm or memory[-1])
     if growth > MAX_GROWTH_MB:
         findings.problems.append(f"memory grew by {growth:.0f} MB after the first {warmup} cases")
@@ -150,7 +153,7 @@ def _follow(client: httpx.Client, jobs: Sequence[str], findings: Findings) -> No
         errors = client.get(f"{url}/errors").json()["errors"]
         if job["state"] in ("failed", "partial") and not (job["error"] or errors):
             findings.problems.append(f"the job {url} does not say what failed: {job}")
-        findings.problems += [f"{url}: {e}" for e in errors if "Error" in e["detail"]]
+        findings.problems += [f"{url}: {e}" for e in errors if CLASS_NAME.search(e["detail"])]
 
 
 def _tidy(client: httpx.Client) -> None:
@@ -174,6 +177,17 @@ def _unwell(client: httpx.Client) -> list[str]:
     if stored != {f"good/{number}" for number in range(GOOD)}:
         problems.append(f"stored at the end: {sorted(stored)[:20]}")
     return problems
+
+
+def _complaints(log: str) -> list[str]:
+    """Errors that the service logged, and of each traceback what was raised."""
+    lines = log.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("Traceback")]
+    raised = [
+        next((line for line in lines[start + 1 :] if line and not line.startswith(" ")), "?")
+        for start in starts
+    ]
+    return [line.strip() for line in lines if "ERROR" in line] + [f"raised: {r}" for r in raised]
 
 
 def _rss_mb(pid: int) -> float:
