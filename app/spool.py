@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -257,10 +258,13 @@ ARCHIVE_ERRORS = (
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
+    ArithmeticError,
     EOFError,
+    LookupError,
     OSError,
     RuntimeError,
-    UnicodeDecodeError,
+    ValueError,
 )
 
 
@@ -276,7 +280,8 @@ class _Member:
 def _zip_members(file: Path, limit: int) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if not info.is_dir() and not _is_hidden(info.filename):
+            # Not `is_dir`, which fails for an empty name.
+            if not info.filename.endswith("/") and not _is_hidden(info.filename):
                 with archive.open(info) as source:
                     # What an archive says of its sizes may lie: read no more than allowed.
                     data = source.read(limit + 1)

@@ -33,8 +33,14 @@ from benchmarks.crashing.server import UNTRAINED, Service
 from benchmarks.fuzzing.answers import judge
 from benchmarks.fuzzing.cases import Case, cases
 
-LIMITS = {"COOC_MAX_UPLOAD_MB": "8", "COOC_MAX_BULK_MB": "16", "COOC_MAX_BULK_IMAGES": "1000"}
-"""Of the service: small, so that limits are met."""
+LIMITS = {
+    "COOC_MAX_UPLOAD_MB": "8",
+    "COOC_MAX_BULK_MB": "16",
+    "COOC_MAX_BULK_IMAGES": "1000",
+    "COOC_MAX_MEGAPIXELS": "4",
+}
+"""Of the service: small, so that limits are met; and so that a few large images at the same time do
+not take more memory than a leak would."""
 GOOD = 12
 """Photos that are stored at first and have to be found at the end."""
 CLIENTS = 4

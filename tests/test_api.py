@@ -212,6 +212,16 @@ def test_damage_in_one_archive_leaves_the_other_files_alone(
     assert (job["progress"]["added"], job["progress"]["failed"]) == (1, 1)
 
 
+def test_a_file_without_a_name_leaves_the_rest_of_its_archive_alone(client: TestClient) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), photo(1))
+        archive.writestr("b.jpg", photo(2))
+    job = add(client, ("some.zip", zipped.getvalue()))
+    assert job["progress"]["added"] >= 1
+    assert search(client, photo(2))["results"][0]["id"] == "b.jpg"
+
+
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
 def test_an_archive_that_was_cut_off_leaves_the_other_files_alone(
     client: TestClient, kind: str
