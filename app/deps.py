@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from app.fetching.fetcher import Fetcher
 from app.jobs import Jobs
 from app.learned import Learned
 from app.security.access import Access
@@ -25,6 +26,7 @@ class Service:
     jobs: Jobs
     weights: Weights
     learned: Learned
+    fetcher: Fetcher
 
 
 @dataclass
@@ -61,6 +63,10 @@ def get_jobs(request: Request) -> Jobs:
     return get_service(request).jobs
 
 
+def get_fetcher(request: Request) -> Fetcher:
+    return get_service(request).fetcher
+
+
 def get_root(request: Request) -> str:
     """Path prefix under which a proxy serves us, without its last slash."""
     return str(request.scope.get("root_path", "")).rstrip("/")
@@ -68,5 +74,6 @@ def get_root(request: Request) -> str:
 
 StateDep = Annotated[State, Depends(get_state)]
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
+FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
 JobsDep = Annotated[Jobs, Depends(get_jobs)]
 RootDep = Annotated[str, Depends(get_root)]

@@ -117,6 +117,31 @@ class KeysUnreadable(errors.EngineError):
     """The file of the keys cannot be read."""
 
 
+class UrlNotAllowed(RequestProblem):
+    """A URL that this service does not fetch, or that leads to what it must not ask."""
+
+
+class UrlFetchFailed(RequestProblem):
+    """An allowed URL that gave no image: silent, broken off, another status than 200.
+
+    `transient`: may work later. `busy`: the other side says so itself, and may say in `wait_s` how
+    many seconds later.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        transient: bool = False,
+        busy: bool = False,
+        wait_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.busy = busy
+        self.wait_s = wait_s
+
+
 STATUS: dict[type[Exception], int] = {
     errors.BadImage: 422,
     errors.UnsupportedImage: 415,
@@ -152,6 +177,9 @@ STATUS: dict[type[Exception], int] = {
     KeysUnreadable: 503,
     ShuttingDown: 503,
     ClientLeft: 408,
+    UrlNotAllowed: 403,
+    # Not 502: a proxy before us would take that for a failure of this service.
+    UrlFetchFailed: 422,
 }
 
 RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}

@@ -21,6 +21,8 @@ from app.assembly import open_searcher
 from app.calls import Calls
 from app.deps import Service, State
 from app.docs_page import STATIC, docs_page
+from app.fetching.fetcher import Fetcher
+from app.fetching.policy import Policy
 from app.jobs import Jobs
 from app.middleware import BodyLimit, RequestId, SameSite
 from app.routes import (
@@ -167,13 +169,23 @@ def start(state: State, progress: Progress | None = None) -> None:
         max_images=settings.max_bulk_images,
         max_total_bytes=4 * (settings.max_bulk_mb << 20),
     )
+    policy = Policy.parse(settings.url_allow, settings.url_allow_private)
+    if policy.open:
+        log.warning("URLs of every public host are fetched: whoever may search chooses which")
+    fetcher = Fetcher(
+        policy,
+        max_bytes=settings.max_upload_mb << 20,
+        timeout_s=settings.url_timeout_s,
+    )
     try:
-        runner = Jobs(opened.searcher, spool, settings.data_dir, auto_build=settings.auto_build)
+        runner = Jobs(
+            opened.searcher, spool, settings.data_dir, fetcher, auto_build=settings.auto_build
+        )
         runner.start()
     except BaseException:
         opened.close()
         raise
-    state.service = Service(opened.searcher, runner, opened.weights, opened.learned)
+    state.service = Service(opened.searcher, runner, opened.weights, opened.learned, fetcher)
     state.close = opened.close
     log.info("%d images are indexed; ready at %s", opened.searcher.stats().count, settings.url)
 

@@ -124,9 +124,13 @@ class SearchFields(Strict):
 
 
 class QuerySource(Strict):
-    """Exactly one of the two."""
+    """Exactly one of the three."""
 
     id: Annotated[str | None, Field(description="Id of a stored image.")] = None
+    url: Annotated[
+        str | None,
+        Field(description="Where an image is fetched from, if this service allows its host."),
+    ] = None
     image_base64: Annotated[str | None, Field(description="An image file, base64.")] = None
 
 
@@ -300,6 +304,25 @@ class ImagesOut(BaseModel):
 
     images: list[ImageOut]
     next_cursor: str | None
+
+
+MAX_URLS = 10_000
+"""Of one bulk add."""
+
+
+class UrlImageIn(Strict):
+    """An image to fetch. An `id` that is stored already is replaced; without one it is made of
+    the URL's host and path, and an image whose bytes are stored is skipped."""
+
+    url: Annotated[str, Field(min_length=1, max_length=8192)]
+    id: Annotated[str | None, Field(min_length=1, max_length=512)] = None
+    metadata: Annotated[dict[str, Any], Field(description="What is stored with it.")] = {}
+
+
+class IndexAddJson(Strict):
+    """Images to fetch and add."""
+
+    images: Annotated[list[UrlImageIn], Field(min_length=1, max_length=MAX_URLS)]
 
 
 JobState = Literal["queued", "running", "succeeded", "partial", "failed", "cancelled"]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.fetching.policy import parse_network, parse_rule
 from engine.errors import InvalidOption
 
 PREFIX = "COOC_"
@@ -139,11 +140,20 @@ class Settings(BaseSettings):
     keep_originals: bool = Field(
         default=False, description="Keep the bytes of every image that is added."
     )
+    url_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Hosts from whose URLs images are fetched, comma separated."
+    )
+    url_allow_private: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Private networks that hosts named there may be in, as CIDR."
+    )
+    url_timeout_s: float = Field(
+        default=20.0, gt=0.0, le=600.0, description="Seconds to fetch one image from a URL."
+    )
     auto_build: bool = Field(
         default=True, description="Queue a build when the collection has outgrown its last one."
     )
 
-    @field_validator("scales", "trusted_proxies", mode="before")
+    @field_validator("scales", "trusted_proxies", "url_allow", "url_allow_private", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part for part in value.split(",") if part] if isinstance(value, str) else value
@@ -156,6 +166,20 @@ class Settings(BaseSettings):
             str(ip_network(part.strip())) if "/" in part else str(ip_address(part.strip()))
             for part in value
         )
+
+    @field_validator("url_allow")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for rule in value:
+            parse_rule(rule)
+        return value
+
+    @field_validator("url_allow_private")
+    @classmethod
+    def _private(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            parse_network(network)
+        return value
 
     @field_validator("root_path")
     @classmethod

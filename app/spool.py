@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from app.errors import PayloadTooLarge
+from app.fetching.parsing import BadUrl, parse_url
 from engine.errors import BadImage, StorageFull
 from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
 from engine.types import Json
@@ -26,11 +28,17 @@ ITEMS, UPLOADS = "items.json", "uploads.json"
 
 @dataclass(frozen=True)
 class Item:
-    """One spooled image: its file in the spool, its name for people, and its fate so far."""
+    """One spooled image: its file in the spool, its name for people, and its fate so far.
+
+    With a `url` the file is there once it was fetched; `id` and `metadata` are its own then.
+    """
 
     name: str
     file: str | None
     error: str | None = None
+    url: str | None = None
+    id: str | None = None
+    metadata: Json | None = None
 
 
 class Spool:
@@ -53,20 +61,29 @@ class Spool:
         self, job_id: str, uploads: Sequence[tuple[str, IO[bytes]]], metadata: Json
     ) -> None:
         """Keep the uploads of a job. Raises StorageFull, leaving nothing behind."""
+        with self._receiving(job_id) as content:
+            for position, (_, source) in enumerate(uploads):
+                target = self.path(job_id) / f"upload-{position:06d}"
+                with target.open("wb") as out:
+                    shutil.copyfileobj(source, out, COPY_BYTES)
+                fsync_file(target)
+            content.update(names=[name for name, _ in uploads], metadata=metadata)
+
+    def receive_urls(self, job_id: str, images: Sequence[Json]) -> None:
+        """Keep a list of `url`, `id` and `metadata`. Raises as `receive` does."""
+        with self._receiving(job_id) as content:
+            content.update(names=[], metadata={}, images=list(images))
+
+    @contextmanager
+    def _receiving(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """A new folder, that is an upload once all is there that is put into it and `yield`ed."""
         folder = self.path(job_id)
-        offered_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = {"offered_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
         with storage_errors(self.folder):
             try:
                 folder.mkdir(parents=True)
                 fsync_folder(self.folder.parent)
-                names = []
-                for position, (name, source) in enumerate(uploads):
-                    target = folder / f"upload-{position:06d}"
-                    with target.open("wb") as out:
-                        shutil.copyfileobj(source, out, COPY_BYTES)
-                    fsync_file(target)
-                    names.append(name)
-                content = {"names": names, "metadata": metadata, "offered_at": offered_at}
+                yield content
                 write_atomically(folder / UPLOADS, json.dumps(content).encode())
                 fsync_folder(self.folder)
             except BaseException:
@@ -84,7 +101,9 @@ class Spool:
         unpacked = 0
         try:
             with storage_errors(self.folder):
-                for position, name in enumerate(self._uploads(job_id)["names"]):
+                uploads = self._uploads(job_id)
+                items += _url_items(uploads.get("images", []))
+                for position, name in enumerate(uploads["names"]):
                     for item, size in self._items(folder / f"upload-{position:06d}", name):
                         check()
                         items.append(item)
@@ -134,10 +153,39 @@ class Spool:
         return content
 
     def read(self, job_id: str, item: Item) -> bytes:
-        """Bytes of an item. Raises BadImage if unpacking had failed for it."""
+        """Bytes of an item. Raises BadImage if unpacking or fetching had failed for it."""
         if item.file is None:
             raise BadImage(item.error or "the file could not be unpacked")
+        if item.url is not None and self._error_file(job_id, item).exists():
+            raise BadImage(self._error_file(job_id, item).read_text())
         return (self.path(job_id) / item.file).read_bytes()
+
+    # --- what is fetched ------------------------------------------------------------------
+
+    def is_fetched(self, job_id: str, item: Item) -> bool:
+        """Whether the image of a URL is here, or the reason why there is none."""
+        return self._file(job_id, item).exists() or self._error_file(job_id, item).exists()
+
+    def keep(self, job_id: str, item: Item, fetched: bytes | str) -> None:
+        """The bytes that were fetched, or why not. Raises StorageFull."""
+        with storage_errors(self.folder):
+            if isinstance(fetched, str):
+                write_atomically(self._error_file(job_id, item), fetched.encode("utf-8", "replace"))
+            else:
+                write_atomically(self._file(job_id, item), fetched)
+
+    def drop(self, job_id: str, items: Sequence[Item]) -> None:
+        """Make room: images that were fetched and added. Uploads stay until the end of the job."""
+        for item in items:
+            if item.url is not None:
+                self._file(job_id, item).unlink(missing_ok=True)
+
+    def _file(self, job_id: str, item: Item) -> Path:
+        assert item.file is not None, "an image of a URL has a file, now or later"
+        return self.path(job_id) / item.file
+
+    def _error_file(self, job_id: str, item: Item) -> Path:
+        return self._file(job_id, item).with_suffix(".error")
 
     def remove(self, job_id: str) -> None:
         """Forget an upload."""
@@ -160,7 +208,7 @@ class Spool:
         """Images of one upload, with the bytes that unpacking each cost."""
         if zipfile.is_zipfile(file):
             members = _zip_members(file, self._max_image_bytes)
-        elif not _looks_like_image(file) and tarfile.is_tarfile(file):
+        elif not _looks_like_image(file) and _is_tar(file):
             members = _tar_members(file, self._max_image_bytes)
         else:
             yield Item(name, file.name), 0
@@ -190,16 +238,33 @@ class Spool:
         return Item(member.name, target.name)
 
 
+def _url_items(images: Sequence[Json]) -> list[Item]:
+    return [
+        Item(_name(image["url"]), f"url-{position:06d}", **image)
+        for position, image in enumerate(images)
+    ]
+
+
+def _name(url: str) -> str:
+    try:
+        return parse_url(url).name
+    except BadUrl:
+        return "image"  # that will not be fetched
+
+
 # What the archive libraries raise on damaged or encrypted archives.
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
     lzma.LZMAError,
+    struct.error,
+    ArithmeticError,
     EOFError,
+    LookupError,
     OSError,
     RuntimeError,
-    UnicodeDecodeError,
+    ValueError,
 )
 
 
@@ -215,7 +280,8 @@ class _Member:
 def _zip_members(file: Path, limit: int) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            if not info.is_dir() and not _is_hidden(info.filename):
+            # Not `is_dir`, which fails for an empty name.
+            if not info.filename.endswith("/") and not _is_hidden(info.filename):
                 with archive.open(info) as source:
                     # What an archive says of its sizes may lie: read no more than allowed.
                     data = source.read(limit + 1)
@@ -247,6 +313,13 @@ def _looks_like_image(file: Path) -> bool:
     with file.open("rb") as source:
         head = source.read(12)
     return head[:3] == b"\xff\xd8\xff" or head[:4] in (b"\x89PNG", b"RIFF", b"GIF8")
+
+
+def _is_tar(file: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(file)
+    except ARCHIVE_ERRORS:
+        return True  # compressed, and cut off: what is wrong is told once it is read
 
 
 def _is_hidden(name: str) -> bool:

@@ -27,7 +27,16 @@ from app.errors import (
     UnsupportedBody,
     field_errors,
 )
-from app.schemas import CompareJson, QuerySource, SearchFields, SearchForm, SearchJson
+from app.fetching.parsing import BadUrl, parse_url
+from app.schemas import (
+    CompareJson,
+    IndexAddJson,
+    QuerySource,
+    SearchFields,
+    SearchForm,
+    SearchJson,
+    UrlImageIn,
+)
 from engine.catalog import MAX_METADATA
 from engine.filters import Filter, parse_filter
 from engine.storage import storage_errors
@@ -36,6 +45,8 @@ from engine.types import Json
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_TEXT_BYTES = 1 << 20
+MAX_URLS_BYTES = 16 << 20
+"""Of a bulk add as JSON."""
 MAX_METADATA_DEPTH = 64
 """Nested deeper, it could be stored but not sent."""
 MAX_LOOSE_FILES = 1000
@@ -45,11 +56,19 @@ LOOSE_FILE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
+class ImageUrl:
+    """Where an image is to be fetched from; well-formed, but nothing else is known of it."""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class SearchRequest:
-    """Exactly one of `image` (bytes of a file) and `id` (of a stored image) is set."""
+    """Exactly one of `image` (bytes of a file, or where to fetch it) and `id` (of a stored image)
+    is set."""
 
     fields: SearchFields
-    image: bytes | None
+    image: bytes | ImageUrl | None
     id: str | None
 
 
@@ -81,7 +100,7 @@ async def read_search(request: Request) -> SearchRequest:
 
 def _search_from_json(body: bytes) -> SearchRequest:
     fields = validate(SearchJson, _parsed(body))
-    source = _image_or_id(fields.query, "/query")
+    source = _source(fields.query, "/query")
     if isinstance(source, str):
         return SearchRequest(fields, None, source)
     return SearchRequest(fields, source, None)
@@ -103,10 +122,12 @@ def _why_unread(error: ValueError | RecursionError) -> str:
     return f"it has a number of more than {sys.get_int_max_str_digits()} digits"
 
 
-def _image_or_id(source: QuerySource, pointer: str) -> bytes | str:
-    """The bytes of a file, or the id of a stored image."""
-    if (source.id is None) == (source.image_base64 is None):
-        raise _invalid(pointer, "give exactly one of `id` and `image_base64`")
+def _source(source: QuerySource, pointer: str) -> bytes | str | ImageUrl:
+    """The bytes of a file, the id of a stored image, or where to fetch one."""
+    if [source.id, source.url, source.image_base64].count(None) != 2:
+        raise _invalid(pointer, "give exactly one of `id`, `url` and `image_base64`")
+    if source.url is not None:
+        return _well_formed(source.url, f"{pointer}/url")
     if source.image_base64 is None:
         assert source.id is not None
         return _encodable(source.id, f"{pointer}/id")
@@ -114,6 +135,14 @@ def _image_or_id(source: QuerySource, pointer: str) -> bytes | str:
         return base64.b64decode(source.image_base64, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _invalid(f"{pointer}/image_base64", f"not base64: {error}") from error
+
+
+def _well_formed(url: str, pointer: str) -> ImageUrl:
+    try:
+        parse_url(url)
+    except BadUrl as error:
+        raise _invalid(pointer, f"the URL {error}") from error
+    return ImageUrl(url)
 
 
 def _encodable(text: str, pointer: str) -> str:
@@ -127,10 +156,10 @@ def _encodable(text: str, pointer: str) -> str:
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """Two images: the bytes of a file, or the id of a stored one."""
+    """Two images: the bytes of a file, the id of a stored one, or where to fetch one."""
 
-    a: bytes | str
-    b: bytes | str
+    a: bytes | str | ImageUrl
+    b: bytes | str | ImageUrl
 
 
 async def read_compare(request: Request) -> CompareRequest:
@@ -138,7 +167,7 @@ async def read_compare(request: Request) -> CompareRequest:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
         fields = validate(CompareJson, _parsed(await request.body()))
-        return CompareRequest(_image_or_id(fields.a, "/a"), _image_or_id(fields.b, "/b"))
+        return CompareRequest(_source(fields.a, "/a"), _source(fields.b, "/b"))
     async with read_form(request, max_files=2) as form:
         texts, files = split_form(form)
         _only(files, ("image_a", "image_b"))
@@ -201,12 +230,18 @@ async def read_patch(request: Request) -> Json:
             f"content type {kind or '(none)'!r} is not understood here; send a change of the "
             f"metadata as {MERGE_PATCH}"
         )
+    body = await _bounded_body(request, MAX_TEXT_BYTES, "the change")
+    return _metadata(_object(_parsed(body), ""), "")
+
+
+async def _bounded_body(request: Request, max_bytes: int, name: str) -> bytes:
+    """Raises PayloadTooLarge as soon as it is longer."""
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MAX_TEXT_BYTES:
-            raise PayloadTooLarge(f"the change is larger than {MAX_TEXT_BYTES >> 20} MB")
-    return _metadata(_object(_parsed(bytes(body)), ""), "")
+        if len(body) > max_bytes:
+            raise PayloadTooLarge(f"{name} is larger than {max_bytes >> 20} MB")
+    return bytes(body)
 
 
 def read_filter(text: str) -> Filter:
@@ -216,23 +251,47 @@ def read_filter(text: str) -> Filter:
 
 @dataclass(frozen=True)
 class BulkRequest:
+    """Files with metadata that all of them get, or `urls` of which each has its own."""
+
     files: list[UploadFile]
     metadata: Json
+    urls: list[UrlImageIn]
 
 
 @asynccontextmanager
 async def read_bulk(request: Request, max_files: int) -> AsyncIterator[BulkRequest]:
-    """Many images or archives in the field `files`, with metadata that all of them get.
+    """Many images or archives in the field `files`, with metadata that all of them get; or JSON
+    with URLs.
 
     The files are open within the context.
     """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == "application/json":
+        yield BulkRequest([], {}, await _read_urls(request, max_files))
+        return
     async with read_form(request, max_files=min(max_files, MAX_LOOSE_FILES)) as form:
         texts, files = split_form(form)
         _only(files, ("files",))
         _only(texts.items(), ("metadata",))
         if not files:
             raise _invalid("/files", "send images, or a .zip or .tar of them, in `files`")
-        yield BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")))
+        yield BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")), [])
+
+
+async def _read_urls(request: Request, max_images: int) -> list[UrlImageIn]:
+    """What is wrong with a single URL is an error of its image later; all else is one now."""
+    body = await _bounded_body(request, MAX_URLS_BYTES, "the list of URLs")
+    images = validate(IndexAddJson, _parsed(body)).images
+    if len(images) > max_images:
+        raise _invalid("/images", f"has {len(images):,} images; at most {max_images:,}")
+    for position, image in enumerate(images):
+        pointer = f"/images/{position}"
+        _encodable(image.url, f"{pointer}/url")
+        _encodable(image.id or "", f"{pointer}/id")
+        _metadata(_object(image.metadata, f"{pointer}/metadata"), f"{pointer}/metadata")
+        if len(json.dumps(image.metadata)) > MAX_METADATA:
+            raise _invalid(f"{pointer}/metadata", f"is longer than {MAX_METADATA:,} characters")
+    return images
 
 
 @asynccontextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -12,11 +14,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from engine.errors import BadImage, EngineError, ImageTooLarge, InvalidOption, UnsupportedImage
+from engine.jpeg_scans import MAX_SCANS, has_too_many_scans
 from engine.types import Pixels
 
 # Limits are ours, checked in `decode` before any pixel is decoded; Pillow's own limit would only
 # warn, and for images that some users are right to allow.
 Image.MAX_IMAGE_PIXELS = None
+
+# What Pillow says of damaged files helps nobody here, and each new warning would be kept for ever.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 SUFFIXES = frozenset(
@@ -103,8 +110,8 @@ def decode(
     Raises:
         ImageTooLarge: more than `max_bytes` bytes.
         UnsupportedImage: not an image, or a format outside `FORMATS` (and HEIC, with its extra).
-        BadImage: empty, damaged, more than `max_pixels` pixels, a side under `MIN_SIDE`, or a
-            box outside the image.
+        BadImage: empty, damaged, more than `max_pixels` pixels, a side under `MIN_SIDE`, a JPEG
+            of more than `MAX_SCANS` scans, or a box outside the image.
     """
     if not data:
         raise BadImage("the file is empty (0 bytes)")
@@ -129,6 +136,8 @@ def decode(
             f"the image is {width} x {height} pixels; each side needs at least {MIN_SIDE}"
         )
     format_name = "JPEG" if image.format == "MPO" else image.format or "?"
+    if format_name == "JPEG" and has_too_many_scans(data):
+        raise BadImage(f"the JPEG image has more than {MAX_SCANS} scans: save it anew")
     try:
         # Before any load: lets the JPEG decoder skip detail that resizing would throw away.
         # Not for HEIC, where it would take a thumbnail from the file instead of the image.
@@ -257,7 +266,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey8(image: Image.Image) -> Image.Image:
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    with np.errstate(invalid="ignore"):  # numbers of a damaged file that are none
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
     # Float images are in [0, 1] or [0, 255] by convention, integer ones have 16 bits.
     if image.mode == "F":
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0

@@ -161,6 +161,8 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
         data = item.read()
         if item.id is not None:
             check_id(item.id)
+            if _was_stored(searcher, item, digest(data), since):
+                return AddResult(item.name, AddOutcome.ADDED, item.id)
         else:
             for record in searcher.catalog.by_digest(digest(data)):
                 _keep_original(searcher, record.digest, data)
@@ -183,6 +185,14 @@ def _load(searcher: Searcher, item: Offered, since: str | None) -> DecodedImage 
         return AddResult(item.name, AddOutcome.FAILED, item.id, str(error))
     except OSError as error:
         return AddResult(item.name, AddOutcome.FAILED, item.id, f"cannot be read: {error}")
+
+
+def _was_stored(searcher: Searcher, item: Offered, image_digest: str, since: str | None) -> bool:
+    """Whether an interrupted run had stored an image under the id that it was offered with."""
+    return since is not None and any(
+        record.id == item.id and record.metadata == item.metadata and record.created_at >= since
+        for record in searcher.catalog.by_digest(image_digest)
+    )
 
 
 def _keep_original(searcher: Searcher, image_digest: str, data: bytes) -> None:

@@ -212,6 +212,31 @@ def test_damage_in_one_archive_leaves_the_other_files_alone(
     assert (job["progress"]["added"], job["progress"]["failed"]) == (1, 1)
 
 
+def test_a_file_without_a_name_leaves_the_rest_of_its_archive_alone(client: TestClient) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), photo(1))
+        archive.writestr("b.jpg", photo(2))
+    job = add(client, ("some.zip", zipped.getvalue()))
+    assert job["progress"]["added"] >= 1
+    assert search(client, photo(2))["results"][0]["id"] == "b.jpg"
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_an_archive_that_was_cut_off_leaves_the_other_files_alone(
+    client: TestClient, kind: str
+) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=f"w:{kind}") as archive:  # type: ignore[call-overload]
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(photo(1))
+        archive.addfile(info, io.BytesIO(photo(1)))
+    for share in (0.05, 0.5):
+        cut = packed.getvalue()[: int(share * len(packed.getvalue()))]
+        job = add(client, (f"{share}.tar.{kind}", cut), (f"{share}.jpg", photo(int(100 * share))))
+        assert (job["progress"]["added"], job["progress"]["failed"]) == (1, 1), job
+
+
 def test_names_that_are_no_text_are_shown_as_well_as_possible(client: TestClient) -> None:
     tarred = io.BytesIO()
     with tarfile.open(

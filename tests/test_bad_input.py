@@ -218,7 +218,8 @@ def test_one_image_over_its_limit_is_refused(client: TestClient) -> None:
 def test_bulk_adds_need_files(client: TestClient) -> None:
     check(client, client.post("/index/add", files={"limit": (None, "3")}), 422, "/limit")
     check(client, client.post("/index/add", files={"photos": photo(1)}), 422, "unknown field")
-    check(client, client.post("/index/add", json={}), 415, "multipart/form-data")
+    check(client, client.post("/index/add", json={}), 422, "/images")
+    check(client, client.post("/index/add", content=b"x"), 415, "multipart/form-data")
 
 
 def test_an_internal_error_tells_its_request_id_and_nothing_else(client: TestClient) -> None:

@@ -628,3 +628,21 @@ def test_encoded_pixels_come_back() -> None:
     drawn = array(scene(1))
     assert np.array_equal(whole(png_of(drawn)).pixels, drawn)
     assert mean_difference(whole(encode_jpeg(drawn, quality=95)).pixels, drawn) < 5
+
+
+def test_a_jpeg_of_endless_scans_is_refused_and_an_odd_one_is_not() -> None:
+    good = encode(scene(1), "jpg", progressive=True)
+    last = good.rfind(b"\xff\xda")
+
+    def of_scans(more: int) -> bytes:
+        return good[:last] + good[last:-2] * (1 + more) + good[-2:]
+
+    pixels = decode(good, max_side=512).pixels
+    assert decode(of_scans(100), max_side=512).pixels.shape == pixels.shape
+    with pytest.raises(BadImage, match="500 scans"):
+        decode(of_scans(600), max_side=512)
+    # Bytes that look like scans but are none: a film after the picture, a note before it.
+    film = good + b"\xff\xda" * 5000
+    np.testing.assert_array_equal(decode(film, max_side=512).pixels, pixels)
+    note = b"\xff\xfe\xea\x62" + b"\xff\xda" * 30_000
+    np.testing.assert_array_equal(decode(good[:2] + note + good[2:], max_side=512).pixels, pixels)

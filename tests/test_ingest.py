@@ -269,6 +269,22 @@ def test_without_since_a_repeated_chunk_is_skipped(searcher: Searcher) -> None:
         assert outcomes(again) == [(SKIPPED, "a.jpg"), (SKIPPED, "b.jpg")]
 
 
+def test_a_repeated_chunk_with_ids_of_its_own_stores_nothing_again(searcher: Searcher) -> None:
+    started = now()
+    offered = [offer("a", photo(1), "mine/1", n=1), offer("b", photo(2), "mine/2")]
+    add_chunk(searcher, offered, since=started)
+    rows = searcher.catalog.live_rows().tolist()
+    again = add_chunk(searcher, offered, since=started)
+    assert outcomes(again) == [(ADDED, "mine/1"), (ADDED, "mine/2")]
+    assert searcher.catalog.live_rows().tolist() == rows
+    # Other metadata, other bytes or another run: those replace.
+    changed = [offer("a", photo(1), "mine/1", n=2), offer("b", photo(3), "mine/2")]
+    results = add_chunk(searcher, changed, since=started)
+    assert outcomes(results) == [(REPLACED, "mine/1"), (REPLACED, "mine/2")]
+    later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="milliseconds")
+    assert outcomes(add_chunk(searcher, changed[:1], since=later)) == [(REPLACED, "mine/1")]
+
+
 # --- ids --------------------------------------------------------------------------------------
 
 

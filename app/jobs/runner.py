@@ -17,13 +17,16 @@ from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import UploadFile
 
 from app.errors import UnknownJob
+from app.fetching.fetcher import Fetcher
 from app.jobs.database import job_errors, prepare
+from app.jobs.downloads import Downloads
 from app.jobs.growth import Growth
+from app.jobs.logs import shorten_library_logs
 from app.jobs.record import FINISHED, RECORDED, STATES, UNFINISHED, error_page, job_out
 from app.jobs.reports import Reports, report_page
 from app.jobs.running import Running
 from app.jobs.workflows import Workflows
-from app.schemas import JobErrorsOut, JobOut, JobState, JobType
+from app.schemas import JobErrorsOut, JobOut, JobState, JobType, UrlImageIn
 from app.spool import Spool
 from engine.duplicates import DuplicateOptions
 from engine.errors import EngineError, StorageFull
@@ -50,7 +53,13 @@ class Jobs:
     """
 
     def __init__(
-        self, searcher: Searcher, spool: Spool, data_dir: Path, *, auto_build: bool = True
+        self,
+        searcher: Searcher,
+        spool: Spool,
+        data_dir: Path,
+        fetcher: Fetcher,
+        *,
+        auto_build: bool = True,
     ) -> None:
         self._searcher = searcher
         self._spool = spool
@@ -66,7 +75,11 @@ class Jobs:
         self._watcher = threading.Thread(target=self._watch, name="jobs-watch", daemon=True)
         # Outside of any job, as what a job calls becomes a step of it.
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="jobs-aside")
-        self._work = Workflows(searcher, spool, data_dir, self._reports, self._running, self)
+        self._fetcher = fetcher
+        self._downloads = Downloads(spool, fetcher, self._running)
+        self._work = Workflows(
+            searcher, spool, data_dir, self._reports, self._running, self._downloads, self
+        )
 
     def start(self) -> None:
         """Begin to work, with what an earlier process left undone first.
@@ -87,12 +100,15 @@ class Jobs:
             self._watcher.join()
         self._running.stop()
         self._aside.shutdown()
+        self._downloads.close()
+        self._fetcher.close()
         DBOS.destroy(destroy_registry=False)
         _forget_instance(self._work)
 
     def _launch(self) -> None:
         """Raises StorageFull, StorageReadOnly."""
         prepare(self._path)
+        shorten_library_logs()
         DBOS(
             config=DBOSConfig(
                 name="cooc",
@@ -147,6 +163,18 @@ class Jobs:
         job_id = uuid.uuid4().hex
         uploads = [(file.filename or "image", file.file) for file in files]
         self._spool.receive(job_id, uploads, metadata)
+        return self._accepted(job_id)
+
+    def add_urls(self, images: list[UrlImageIn]) -> str:
+        """Keep the list and queue its job; returns its id. Raises StorageFull, UrlNotAllowed where
+        nothing is fetched at all."""
+        self._fetcher.check_on()
+        self._check_launched()
+        job_id = uuid.uuid4().hex
+        self._spool.receive_urls(job_id, [image.model_dump() for image in images])
+        return self._accepted(job_id)
+
+    def _accepted(self, job_id: str) -> str:
         try:
             self._enqueue(ADD_QUEUE, self._work.run_add, job_id, False)
         except BaseException:

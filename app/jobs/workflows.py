@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app import __version__
 from app.duplicates import duplicates_of
+from app.jobs.downloads import AHEAD, Downloads
 from app.jobs.reports import Reports
 from app.jobs.running import Running, Stopping
 from app.schemas import ProgressOut, SnapshotOut
@@ -60,6 +62,7 @@ class Workflows(DBOSConfiguredInstance):
         data_dir: Path,
         reports: Reports,
         running: Running,
+        downloads: Downloads,
         hooks: Hooks,
     ) -> None:
         self._data_dir = data_dir
@@ -67,6 +70,7 @@ class Workflows(DBOSConfiguredInstance):
         self._spool = spool
         self._reports = reports
         self._running = running
+        self._downloads = downloads
         self._hooks = hooks
         super().__init__("jobs")
 
@@ -75,7 +79,7 @@ class Workflows(DBOSConfiguredInstance):
     @DBOS.workflow(name="add")
     def run_add(self, job_id: str, again: bool) -> Json:
         """`again` for an upload whose earlier job was lost, with all that was recorded of it."""
-        with self._at_work(job_id):
+        with self._at_work(job_id), self._downloads.of(job_id):
             # From a record, as the upload may be gone by now.
             unpacked = self.unpack(job_id)
             progress, since = ProgressOut(total=unpacked["total"]), unpacked["offered_at"]
@@ -102,18 +106,29 @@ class Workflows(DBOSConfiguredInstance):
         count as added."""
         self._running.check(job_id)
         metadata = self._spool.metadata(job_id)
+        items = self._spool.items(job_id, start, start + CHUNK)
         offered = [
             Offered(
                 name=item.name,
                 read=lambda item=item: self._spool.read(job_id, item),  # type: ignore[misc]
-                metadata=metadata,
+                id=item.id,
+                metadata=metadata if item.metadata is None else item.metadata,
             )
-            for item in self._spool.items(job_id, start, start + CHUNK)
+            for item in items
         ]
 
         def add() -> list[AddResult]:
+            # What was added before is recorded by now: nobody will read it again.
+            self._spool.drop(job_id, self._spool.items(job_id, max(0, start - CHUNK), start))
+            ahead = self._spool.items(job_id, start + CHUNK, start + CHUNK + AHEAD)
+            self._downloads.bring(job_id, items, ahead)
             stopping = self._running.stopping
-            return add_chunk(self._searcher, offered, stopping=stopping, since=since)
+            results = add_chunk(self._searcher, offered, stopping=stopping, since=since)
+            # A client knows an image by the URL it sent.
+            return [
+                replace(result, name=item.url or result.name)
+                for item, result in zip(items, results, strict=True)
+            ]
 
         try:
             results = self._patiently(job_id, add)

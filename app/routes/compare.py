@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from app.deps import SearcherDep
+from app.deps import FetcherDep, SearcherDep
 from app.schemas import CompareForm, CompareJson, CompareOut
 from app.security.needs import needs
 from app.security.scopes import Scope
-from app.uploads import CompareRequest, inlined, read_compare
+from app.uploads import CompareRequest, ImageUrl, inlined, read_compare
 
 router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
 
@@ -30,10 +30,17 @@ BODY: dict[str, Any] = {
 
 @router.post("/compare", openapi_extra=BODY)
 def compare(
-    request: Annotated[CompareRequest, Depends(read_compare)], searcher: SearcherDep
+    request: Annotated[CompareRequest, Depends(read_compare)],
+    searcher: SearcherDep,
+    fetcher: FetcherDep,
 ) -> CompareOut:
     """How similar two images are, and how probably they are of the same origin.
 
-    Each is uploaded or stored already; nothing is stored by this. The order makes no difference.
+    Each is uploaded, stored already, or fetched from a URL; nothing is stored by this. The order
+    makes no difference.
     """
-    return CompareOut.of(searcher.compare(request.a, request.b))
+    a, b = (
+        fetcher.query(side.url) if isinstance(side, ImageUrl) else side
+        for side in (request.a, request.b)
+    )
+    return CompareOut.of(searcher.compare(a, b))

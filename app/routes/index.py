@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from app.deps import JobsDep, RootDep, StateDep
-from app.schemas import JobOut
+from app.schemas import IndexAddJson, JobOut
 from app.security.needs import needs
 from app.security.scopes import Scope
-from app.uploads import BulkRequest, multipart, read_bulk
+from app.uploads import BulkRequest, inlined, multipart, read_bulk
 
 router = APIRouter(tags=["index"])
 
@@ -34,6 +34,12 @@ ADD_BODY: dict[str, Any] = multipart(
         }
     }
 )
+ADD_BODY["requestBody"]["content"]["application/json"] = {
+    "schema": inlined(IndexAddJson.model_json_schema()),
+    "example": {
+        "images": [{"url": "https://example.com/beach.jpg", "metadata": {"album": "2024"}}]
+    },
+}
 
 
 async def bulk_request(request: Request, state: StateDep) -> AsyncIterator[BulkRequest]:
@@ -57,8 +63,13 @@ def add(
 
     An image's id is its file name (with its path in an archive). An image whose bytes are stored
     already is skipped; a name that another image has gets part of the digest added.
+
+    As JSON: URLs, which the job fetches where the operator of the service allows their hosts.
     """
-    job = jobs.get(jobs.add(request.files, request.metadata))
+    if request.urls:
+        job = jobs.get(jobs.add_urls(request.urls))
+    else:
+        job = jobs.get(jobs.add(request.files, request.metadata))
     response.headers["Location"] = f"{root}/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job

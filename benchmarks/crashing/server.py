@@ -121,6 +121,16 @@ class Service:
         lines = self.log().strip().splitlines()
         return lines[-1].strip() if lines else "no word"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill(self) -> None:
         """As a power cut would, as far as a process can tell: no chance to tidy up."""
         if self._process is not None and self._process.poll() is None:
