@@ -111,7 +111,7 @@ def search_request(seed: int, headers: str = "", *, path: str = "/search") -> by
         ]
     )
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: multipart/form-data; boundary=cut\r\n{headers}\r\n"
     )
     return head.encode() + body
