@@ -36,7 +36,6 @@ from engine.types import NewImage, SearchOptions
 SIZES = ((512, 384), (384, 512))
 IMAGES = 24
 STORED = 1000
-TIMES_CAPACITY = 10
 START_S = 120.0
 WARM_S = 2.0
 
@@ -56,6 +55,7 @@ class Plan:
     rounds: int = 3
     overload_s: float = 30.0
     deadline_s: float = 10.0
+    times_capacity: float = 10.0
 
 
 def run(
@@ -96,7 +96,7 @@ def run(
             "rounds": plan.rounds,
             **_speed(plan, engine, {"http": ours, "plain": plain}, asks, say),
         }
-        per_s = TIMES_CAPACITY * report["http_per_s"]
+        per_s = plan.times_capacity * report["http_per_s"]
         for name, service in (("overload", ours), ("plain_overload", plain)):
             say(f"{name}: {per_s:.0f} requests a second for {plan.overload_s:g} s")
             report[name] = _overload(plan, service, asks, per_s)

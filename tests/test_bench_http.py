@@ -82,10 +82,12 @@ def test_made_vectors_have_unit_length() -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_a_short_run_has_all_figures(tmp_path: Path) -> None:
+def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "WARM_S", 0.3)
     chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
     own = {f"COOC_{name.upper()}": value for name, value in chosen.items()}
-    plan = http.Plan(clients=4, seconds=1.0, rounds=1, overload_s=3.0, deadline_s=2.0)
+    # Not overloaded: how that ends depends on the machine.
+    plan = http.Plan(clients=3, seconds=0.6, rounds=1, overload_s=2.0, times_capacity=0.3)
     make = partial(build_describer, Settings(data_dir=tmp_path, max_side=64, **chosen))
     report = http.run(plan, make, {**os.environ, **own, "COOC_MAX_SIDE": "64"})
     for who in ("engine", "http", "plain"):
@@ -99,12 +101,12 @@ def test_a_short_run_has_all_figures(tmp_path: Path) -> None:
         samples["http_p50_ms"][0] - samples["engine_p50_ms"][0], abs=0.01
     )
     for part in (report["overload"], report["plain_overload"]):
-        assert part["offered_per_s"] == pytest.approx(10 * report["http_per_s"])
+        assert part["offered_per_s"] == pytest.approx(0.3 * report["http_per_s"])
         counted = part["answered"] + part["refused"] + part["failed"]
         assert (
             counted
             == sum(part["statuses"].values())
-            == pytest.approx(3.0 * part["offered_per_s"], abs=1)
+            == pytest.approx(2.0 * part["offered_per_s"], abs=1)
         )
         assert part["answered"] > 0 and part["rss_max_mb"] >= part["rss_start_mb"] > 0
-    assert report["overload"]["failed"] == 0
+        assert part["failed"] == 0
