@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from app.fetching.fetcher import Fetcher
+from app.job_events import Watch
 from app.jobs import Jobs
 from app.learned import Learned
 from app.security.access import Access
@@ -27,6 +29,11 @@ class Service:
     weights: Weights
     learned: Learned
     fetcher: Fetcher
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Who listens to the progress of jobs."""
+        return Watch(self.jobs.get)
 
 
 @dataclass
@@ -72,8 +79,14 @@ def get_root(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
+def get_job_id(request: Request) -> str | None:
+    """The id that a job has to get, if the request has an idempotency key."""
+    return request.scope.get("job_id")
+
+
 StateDep = Annotated[State, Depends(get_state)]
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
 FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
 JobsDep = Annotated[Jobs, Depends(get_jobs)]
 RootDep = Annotated[str, Depends(get_root)]
+JobIdDep = Annotated[str | None, Depends(get_job_id)]

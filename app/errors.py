@@ -56,6 +56,16 @@ class ClientLeft(RequestProblem):
     """Nobody waits for this answer any more."""
 
 
+class IdempotencyConflict(RequestProblem):
+    """A request with this idempotency key is being answered."""
+
+    retry_after_s = 1
+
+
+class IdempotencyMismatch(RequestProblem):
+    """This idempotency key was used for another request."""
+
+
 class InvalidFields(RequestProblem):
     """Fields with values out of range, or that nobody knows."""
 
@@ -148,6 +158,9 @@ STATUS: dict[type[Exception], int] = {
     errors.ImageTooLarge: 413,
     errors.UnknownImage: 404,
     errors.NoOriginal: 404,
+    errors.BadRegion: 422,
+    errors.RegionNeedsOriginal: 409,
+    errors.GenerationNotReached: 409,
     errors.RebuildIncomplete: 409,
     errors.UnknownSnapshot: 404,
     errors.InvalidOption: 422,
@@ -180,6 +193,8 @@ STATUS: dict[type[Exception], int] = {
     UrlNotAllowed: 403,
     # Not 502: a proxy before us would take that for a failure of this service.
     UrlFetchFailed: 422,
+    IdempotencyConflict: 409,
+    IdempotencyMismatch: 422,
 }
 
 RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}
@@ -200,10 +215,23 @@ def problem(
     entries: list[dict[str, str]] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
+    """The answer with one problem document."""
+    content = problem_content(request_id, path, status, detail, code, entries)
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def problem_content(
+    request_id: str,
+    path: str,
+    status: int,
+    detail: str,
+    code: str | None = None,
+    entries: list[dict[str, str]] | None = None,
+) -> dict[str, Any]:
     """One problem document. `code` is stable for programs, `detail` is for people."""
     phrase = HTTPStatus(status).phrase
     code = code or phrase.lower().replace(" ", "_").replace("'", "")
-    content: dict[str, Any] = {
+    return {
         "type": f"urn:cooc:problem:{code}",
         "title": phrase,
         "status": status,
@@ -213,17 +241,22 @@ def problem(
         "request_id": request_id,
         "errors": entries or [],
     }
-    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def problem_for(request: Request, error: Exception) -> JSONResponse:
-    """The problem document of an error of the engine or of the HTTP side."""
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    """The answer to a request that met an error of the engine or of the HTTP side."""
+    content = content_for(request, error)
     headers = dict(error.headers) if isinstance(error, RequestProblem) else {}
-    if isinstance(error, errors.Overloaded):
-        headers["Retry-After"] = str(error.retry_after_s)
-    elif status == 503:
+    if content["status"] == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S.get(type(error), 30))
+    if hasattr(error, "retry_after_s"):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return JSONResponse(content, content["status"], headers=headers, media_type=MEDIA_TYPE)
+
+
+def content_for(request: Request, error: Exception, pointer: str = "") -> dict[str, Any]:
+    """The problem document of an error; `pointer` is the part of the request that it is about."""
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     entries = error.entries if isinstance(error, InvalidFields) else None
     if isinstance(error, errors.InvalidFilter):
         entries = [{"pointer": error.pointer, "detail": error.detail}]
@@ -232,14 +265,13 @@ def problem_for(request: Request, error: Exception) -> JSONResponse:
         log.info("%s %s: %s", request.method, request.url.path, error)
     elif status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
-    return problem(
+    return problem_content(
         request_id_of(request),
         request.url.path,
         status,
         str(error),
         code_of(type(error)),
-        entries,
-        headers,
+        [{**entry, "pointer": pointer + entry["pointer"]} for entry in entries or []],
     )
 
 
@@ -256,7 +288,9 @@ def install(app: FastAPI) -> None:
 
     async def framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers or {})
+        if type(error) is HTTPException and error.status_code == 405:
+            headers["Allow"] = _allowed(request, headers)
         return problem(
             request_id_of(request),
             request.url.path,
@@ -291,6 +325,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(Exception, unexpected)
+
+
+def _allowed(request: Request, headers: dict[str, str]) -> str:
+    """All methods of an address: the framework names those of one of its routes only."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    methods = request.app.openapi()["paths"].get(path, {})
+    return ", ".join(sorted(map(str.upper, methods))) or headers.get("Allow", "")
 
 
 def field_errors(details: Any) -> list[dict[str, str]]:

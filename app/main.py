@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
@@ -17,14 +17,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app import __version__, errors
 from app.admission import Admission
+from app.api_document import describe
 from app.assembly import open_searcher
 from app.calls import Calls
 from app.deps import Service, State
 from app.docs_page import STATIC, docs_page
 from app.fetching.fetcher import Fetcher
 from app.fetching.policy import Policy
+from app.idempotency import Idempotency
 from app.jobs import Jobs
 from app.middleware import BodyLimit, RequestId, SameSite
+from app.parameters import image_address, known_parameters
 from app.routes import (
     admin,
     compare,
@@ -35,9 +38,9 @@ from app.routes import (
     originals,
     search,
     session,
+    similar,
     snapshots,
 )
-from app.schemas import ProblemOut
 from app.security.callers import Callers
 from app.security.headers import PAGE_POLICY, SecurityHeaders
 from app.security.needs import check_declared
@@ -49,7 +52,6 @@ from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
-PROBLEM = {"description": "Problem", "content": {errors.MEDIA_TYPE: {}}, "model": ProblemOut}
 FORM_OVERHEAD = 2 << 20
 """Bytes of a multipart body besides its file."""
 
@@ -98,26 +100,17 @@ def create_app(settings: Settings) -> FastAPI:
         static_url=STATIC,
         title="Co-occurrence image search",
         version=__version__,
-        description="Finds the photos of a collection that show the same object, place or frame.",
         lifespan=lifespan,
-        responses={"4XX": PROBLEM, "5XX": PROBLEM},
     )
     app.state.cooc = state
     app.state.admission = admission
     errors.install(app)
-    for routes in (
-        search,
-        compare,
-        originals,
-        images,
-        index,
-        jobs,
-        admin,
-        snapshots,
-        session,
-        health,
-    ):
-        app.include_router(routes.router)
+    checked = [Depends(image_address), Depends(known_parameters)]
+    for routes in (search, compare, similar, originals, images, index, jobs, admin, snapshots):
+        app.include_router(routes.router, dependencies=checked)
+    for lenient in (session, health):
+        app.include_router(lenient.router)
+    describe(app)
     app.mount("/web", PageFiles(directory=WEB), name="web")
 
     @app.get("/", include_in_schema=False)
@@ -131,13 +124,19 @@ def create_app(settings: Settings) -> FastAPI:
 
     check_declared(app, without=PAGES)
 
+    # Innermost: what is replayed or refused was let in like any other.
+    app.add_middleware(Idempotency, path=settings.data_dir / "idempotency.sqlite")
     app.add_middleware(Calls, admission=admission, deadline_s=settings.deadline_s)
+    # The images of several examples or queries, together; base64 as below.
+    several = 4 * (settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD
     app.add_middleware(
         BodyLimit,
         # base64 in JSON is a third longer than the image itself
         max_bytes=(settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD,
         larger={
             "/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD,
+            "/search": several,
+            "/search/batch": several,
             "/compare": (settings.max_upload_mb << 20) * 8 // 3 + FORM_OVERHEAD,
         },
     )

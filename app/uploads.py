@@ -28,15 +28,7 @@ from app.errors import (
     field_errors,
 )
 from app.fetching.parsing import BadUrl, parse_url
-from app.schemas import (
-    CompareJson,
-    IndexAddJson,
-    QuerySource,
-    SearchFields,
-    SearchForm,
-    SearchJson,
-    UrlImageIn,
-)
+from app.schemas import JSON, CompareJson, IndexAddJson, QuerySource, UrlImageIn
 from engine.catalog import MAX_METADATA
 from engine.filters import Filter, parse_filter
 from engine.storage import storage_errors
@@ -62,51 +54,8 @@ class ImageUrl:
     url: str
 
 
-@dataclass(frozen=True)
-class SearchRequest:
-    """Exactly one of `image` (bytes of a file, or where to fetch it) and `id` (of a stored image)
-    is set."""
-
-    fields: SearchFields
-    image: bytes | ImageUrl | None
-    id: str | None
-
-
-async def read_search(request: Request) -> SearchRequest:
-    """A search, as multipart form or as JSON.
-
-    Raises: MalformedRequest, UnsupportedBody, InvalidFields.
-    """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind == "application/json":
-        return _search_from_json(await request.body())
-    async with read_form(request, max_files=1) as form:
-        texts, files = split_form(form)
-        _only(files, ("image",))
-        image = await files[0][1].read() if files else None
-    if "image" in texts:
-        raise _invalid("/image", "send the image as a file, not as text")
-    # An empty field of a form is one that was not filled in; only `include` may be empty.
-    values: dict[str, object] = {name: text for name, text in texts.items() if text}
-    if "include" in texts:
-        values["include"] = [part for part in texts["include"].split(",") if part]
-    if texts.get("filter"):
-        values["filter"] = _json_object(texts["filter"], "/filter")
-    fields = validate(SearchForm, values)
-    if (image is None) == (fields.id is None):
-        raise _invalid("/image", "send exactly one of a file `image` and the `id` of a stored one")
-    return SearchRequest(fields, image, fields.id)
-
-
-def _search_from_json(body: bytes) -> SearchRequest:
-    fields = validate(SearchJson, _parsed(body))
-    source = _source(fields.query, "/query")
-    if isinstance(source, str):
-        return SearchRequest(fields, None, source)
-    return SearchRequest(fields, source, None)
-
-
-def _parsed(body: bytes) -> Any:
+def parsed(body: bytes) -> Any:
+    """JSON. Raises MalformedRequest."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -122,10 +71,10 @@ def _why_unread(error: ValueError | RecursionError) -> str:
     return f"it has a number of more than {sys.get_int_max_str_digits()} digits"
 
 
-def _source(source: QuerySource, pointer: str) -> bytes | str | ImageUrl:
+def source_of(source: QuerySource, pointer: str) -> bytes | str | ImageUrl:
     """The bytes of a file, the id of a stored image, or where to fetch one."""
     if [source.id, source.url, source.image_base64].count(None) != 2:
-        raise _invalid(pointer, "give exactly one of `id`, `url` and `image_base64`")
+        raise invalid(pointer, "give exactly one of `id`, `url` and `image_base64`")
     if source.url is not None:
         return _well_formed(source.url, f"{pointer}/url")
     if source.image_base64 is None:
@@ -134,14 +83,14 @@ def _source(source: QuerySource, pointer: str) -> bytes | str | ImageUrl:
     try:
         return base64.b64decode(source.image_base64, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _invalid(f"{pointer}/image_base64", f"not base64: {error}") from error
+        raise invalid(f"{pointer}/image_base64", f"not base64: {error}") from error
 
 
 def _well_formed(url: str, pointer: str) -> ImageUrl:
     try:
         parse_url(url)
     except BadUrl as error:
-        raise _invalid(pointer, f"the URL {error}") from error
+        raise invalid(pointer, f"the URL {error}") from error
     return ImageUrl(url)
 
 
@@ -150,7 +99,7 @@ def _encodable(text: str, pointer: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise _invalid(pointer, f"{text!r} has a half character; send it as UTF-8") from error
+        raise invalid(pointer, f"{text!r} has a half character; send it as UTF-8") from error
     return text
 
 
@@ -166,17 +115,17 @@ async def read_compare(request: Request) -> CompareRequest:
     """Two images, as multipart form or as JSON. Raises as `read_search` does."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "application/json":
-        fields = validate(CompareJson, _parsed(await request.body()))
-        return CompareRequest(_source(fields.a, "/a"), _source(fields.b, "/b"))
+        fields = validate(CompareJson, parsed(await request.body()), context=JSON)
+        return CompareRequest(source_of(fields.a, "/a"), source_of(fields.b, "/b"))
     async with read_form(request, max_files=2) as form:
         texts, files = split_form(form)
-        _only(files, ("image_a", "image_b"))
+        only(files, ("image_a", "image_b"))
         images: dict[str, bytes] = {}
         for name, file in files:
             if name in images:
-                raise _invalid(f"/{name}", "given more than once")
+                raise invalid(f"/{name}", "given more than once")
             images[name] = await file.read()
-    _only(texts.items(), ("id_a", "id_b"))
+    only(texts.items(), ("id_a", "id_b"))
     sides: list[bytes | str] = []
     for side in ("a", "b"):
         image, image_id = images.get(f"image_{side}"), texts.get(f"id_{side}") or None
@@ -185,7 +134,7 @@ async def read_compare(request: Request) -> CompareRequest:
         elif image is None and image_id is not None:
             sides.append(image_id)
         else:
-            raise _invalid(
+            raise invalid(
                 f"/image_{side}", f"send exactly one of a file `image_{side}` and an id `id_{side}`"
             )
     return CompareRequest(*sides)
@@ -202,10 +151,10 @@ async def read_put(request: Request) -> PutRequest:
     _check_address(request)
     async with read_form(request, max_files=1) as form:
         texts, files = split_form(form)
-        _only(files, ("image",))
-        _only(texts.items(), ("metadata",))
+        only(files, ("image",))
+        only(texts.items(), ("metadata",))
         if not files:
-            raise _invalid("/image", "send the image as a file in the field `image`")
+            raise invalid("/image", "send the image as a file in the field `image`")
         image = await files[0][1].read()
     return PutRequest(image, parse_metadata(texts.get("metadata")))
 
@@ -216,7 +165,7 @@ def _check_address(request: Request) -> None:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        raise _invalid("/id", f"the address is not UTF-8 ({error.reason}); encode it so") from error
+        raise invalid("/id", f"the address is not UTF-8 ({error.reason}); encode it so") from error
 
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -231,7 +180,7 @@ async def read_patch(request: Request) -> Json:
             f"metadata as {MERGE_PATCH}"
         )
     body = await _bounded_body(request, MAX_TEXT_BYTES, "the change")
-    return _metadata(_object(_parsed(body), ""), "")
+    return _metadata(_object(parsed(body), ""), "")
 
 
 async def _bounded_body(request: Request, max_bytes: int, name: str) -> bytes:
@@ -246,7 +195,7 @@ async def _bounded_body(request: Request, max_bytes: int, name: str) -> bytes:
 
 def read_filter(text: str) -> Filter:
     """A filter as JSON text. Raises InvalidFields, InvalidFilter."""
-    return parse_filter(_json_object(text, "/filter"), at="/filter")
+    return parse_filter(json_object(text, "/filter"), at="/filter")
 
 
 @dataclass(frozen=True)
@@ -271,26 +220,26 @@ async def read_bulk(request: Request, max_files: int) -> AsyncIterator[BulkReque
         return
     async with read_form(request, max_files=min(max_files, MAX_LOOSE_FILES)) as form:
         texts, files = split_form(form)
-        _only(files, ("files",))
-        _only(texts.items(), ("metadata",))
+        only(files, ("files",))
+        only(texts.items(), ("metadata",))
         if not files:
-            raise _invalid("/files", "send images, or a .zip or .tar of them, in `files`")
+            raise invalid("/files", "send images, or a .zip or .tar of them, in `files`")
         yield BulkRequest([file for _, file in files], parse_metadata(texts.get("metadata")), [])
 
 
 async def _read_urls(request: Request, max_images: int) -> list[UrlImageIn]:
     """What is wrong with a single URL is an error of its image later; all else is one now."""
     body = await _bounded_body(request, MAX_URLS_BYTES, "the list of URLs")
-    images = validate(IndexAddJson, _parsed(body)).images
+    images = validate(IndexAddJson, parsed(body), context=JSON).images
     if len(images) > max_images:
-        raise _invalid("/images", f"has {len(images):,} images; at most {max_images:,}")
+        raise invalid("/images", f"has {len(images):,} images; at most {max_images:,}")
     for position, image in enumerate(images):
         pointer = f"/images/{position}"
         _encodable(image.url, f"{pointer}/url")
         _encodable(image.id or "", f"{pointer}/id")
         _metadata(_object(image.metadata, f"{pointer}/metadata"), f"{pointer}/metadata")
         if len(json.dumps(image.metadata)) > MAX_METADATA:
-            raise _invalid(f"{pointer}/metadata", f"is longer than {MAX_METADATA:,} characters")
+            raise invalid(f"{pointer}/metadata", f"is longer than {MAX_METADATA:,} characters")
     return images
 
 
@@ -333,7 +282,7 @@ def split_form(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFi
         if isinstance(value, UploadFile):
             files.append((name, value))
         elif name in texts:
-            raise _invalid(f"/{name}", "given more than once")
+            raise invalid(f"/{name}", "given more than once")
         else:
             texts[name] = value
     return texts, files
@@ -344,14 +293,14 @@ def parse_metadata(text: object) -> Json:
     if text in (None, ""):
         return {}
     if len(str(text)) > MAX_METADATA:
-        raise _invalid("/metadata", f"has {len(str(text)):,} characters; at most {MAX_METADATA:,}")
-    return _metadata(_json_object(str(text), "/metadata"), "/metadata")
+        raise invalid("/metadata", f"has {len(str(text)):,} characters; at most {MAX_METADATA:,}")
+    return _metadata(json_object(str(text), "/metadata"), "/metadata")
 
 
 def _metadata(value: Json, pointer: str) -> Json:
     """The value itself, if it can be stored and sent. Raises InvalidFields."""
     if not _is_shallow(value, MAX_METADATA_DEPTH):
-        raise _invalid(pointer, f"nested more than {MAX_METADATA_DEPTH} deep")
+        raise invalid(pointer, f"nested more than {MAX_METADATA_DEPTH} deep")
     return value
 
 
@@ -362,11 +311,12 @@ def _is_shallow(value: object, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(item, depth - 1) for item in inner)
 
 
-def _json_object(text: str, pointer: str) -> Json:
+def json_object(text: str, pointer: str) -> Json:
+    """A JSON object from text. Raises InvalidFields."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _invalid(pointer, f"not JSON: {_why_unread(error)}") from error
+        raise invalid(pointer, f"not JSON: {_why_unread(error)}") from error
     return _object(value, pointer)
 
 
@@ -375,27 +325,37 @@ def _object(value: Any, pointer: str) -> Json:
         # What is no JSON after all, NaN and half characters, could be stored but never sent.
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise _invalid(pointer, f"not JSON: {error}") from error
+        raise invalid(pointer, f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _invalid(pointer, f"must be a JSON object, not {type(value).__name__}")
+        raise invalid(pointer, f"must be a JSON object, not {type(value).__name__}")
     return value
 
 
-def validate(model: type[Model], content: Any) -> Model:
-    """`model` from plain values. Raises InvalidFields naming each field and value."""
+def validate(
+    model: type[Model], content: Any, at: str = "", *, context: dict[str, bool] | None = None
+) -> Model:
+    """`model` from plain values, in the context `JSON` if they were that.
+
+    Raises: InvalidFields naming each field, below `at`, and value.
+    """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=context)
     except ValidationError as error:
-        raise InvalidFields(field_errors(error.errors())) from error
+        entries = field_errors(error.errors())
+        raise InvalidFields(
+            [{**entry, "pointer": at + entry["pointer"]} for entry in entries]
+        ) from error
 
 
-def _only(fields: Iterable[tuple[str, object]], known: tuple[str, ...]) -> None:
+def only(fields: Iterable[tuple[str, object]], known: tuple[str, ...]) -> None:
+    """Raises InvalidFields for a field of another name."""
     for name, _ in fields:
         if name not in known:
-            raise _invalid(f"/{name}", f"unknown field; known are {', '.join(known)}")
+            raise invalid(f"/{name}", f"unknown field; known are {', '.join(known)}")
 
 
-def _invalid(pointer: str, detail: str) -> InvalidFields:
+def invalid(pointer: str, detail: str) -> InvalidFields:
+    """One thing that is wrong, and where."""
     return InvalidFields([{"pointer": pointer, "detail": detail}])
 
 
@@ -417,3 +377,14 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 def multipart(model_schema: dict[str, Any]) -> dict[str, Any]:
     """OpenAPI description of a multipart body, for routes that read it themselves."""
     return {"requestBody": {"required": True, "content": {"multipart/form-data": model_schema}}}
+
+
+def two_bodies(
+    form: type[BaseModel], json: type[BaseModel], examples: dict[str, Any]
+) -> dict[str, Any]:
+    """OpenAPI description of a body that is either a form or JSON; `examples` are of the JSON."""
+    content = {
+        "multipart/form-data": {"schema": inlined(form.model_json_schema())},
+        "application/json": {"schema": inlined(json.model_json_schema()), "examples": examples},
+    }
+    return {"requestBody": {"required": True, "content": content}}

@@ -27,7 +27,7 @@ from engine.errors import (
     OutOfMemory,
     WeightsUnavailable,
 )
-from engine.images import Box, DecodedImage, decode, pixels_of
+from engine.images import Box, Cut, DecodedImage, decode, pixels_of
 from engine.pass_size import PassSize
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
 from engine.postprocess import LinearProjection, l2_normalize, signed_sqrt
@@ -183,7 +183,9 @@ class Describer:
     def precision(self) -> str:
         return "bfloat16" if self.dtype == torch.bfloat16 else "float32"
 
-    def decode(self, data: bytes, *, box: Box | None = None, upright: bool = True) -> DecodedImage:
+    def decode(
+        self, data: bytes, *, box: Box | Cut | None = None, upright: bool = True
+    ) -> DecodedImage:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
         large = pixels_of(data) > LARGE_PIXELS
         with self._decoding_large if large else nullcontext(), self._decoding:

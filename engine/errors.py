@@ -48,8 +48,16 @@ class RebuildIncomplete(EngineError):
     """Images have no descriptor of the new recipe; the old index stays in use."""
 
 
+class BadRegion(EngineError):
+    """The region of an image is empty, too small, or not within it."""
+
+
 class NoOriginal(EngineError):
     """The bytes of this image were not kept."""
+
+
+class RegionNeedsOriginal(EngineError):
+    """A region of a stored image was asked for, whose bytes were not kept."""
 
 
 class UnknownSnapshot(EngineError):
@@ -70,6 +78,14 @@ class CorruptIndex(EngineError):
 
 class NoGeneration(EngineError):
     """No generation has been built yet, or the named one does not exist."""
+
+
+class GenerationNotReached(EngineError):
+    """A generation was asked for that is not live yet."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class TooFewImages(EngineError):

@@ -8,6 +8,7 @@ import logging
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,9 @@ MIN_SIDE = 16
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright original (of the stored one, if that is asked
 for)."""
+
+Cut = Callable[[int, int], Box]
+"""The box in an image of that width and height, for boxes that depend on them."""
 
 _DECODER_ERRORS = (
     ArithmeticError,
@@ -94,7 +98,7 @@ def decode(
     data: bytes,
     *,
     max_side: int,
-    box: Box | None = None,
+    box: Box | Cut | None = None,
     max_pixels: int = 100_000_000,
     max_bytes: int = 64 << 20,
     upright: bool = True,
@@ -153,7 +157,7 @@ def decode(
             # From the size in the file: that of a reduced JPEG is rounded up.
             shown, size = turned, _fitted((width, height), max_side)
         else:
-            shown = _cut(turned, box)
+            shown = _cut(turned, box(*turned.size) if callable(box) else box)
             size = _fitted(shown.size, _scaled(max_side, shown, turned))
         pixels = np.asarray(_resize(_to_rgb(shown), size))
     except _DECODER_ERRORS as error:

@@ -80,6 +80,7 @@ def select_hits(
     own_id: str | None,
     options: SearchOptions,
     least: float | None = None,
+    own: Set[int] = frozenset(),
 ) -> tuple[Hit, ...]:
     """Leave out what the options exclude, number the rest from 1, and cut the page.
 
@@ -90,10 +91,11 @@ def select_hits(
             else all images with the bytes of the query.
         least: similarity to the query itself below which rows are left out: the threshold of
             `options.max_fpr`. Exact matches are no errors and stay.
+        own: rows that `exclude_self` leaves out besides.
     """
 
     def wanted(row: int, score: float) -> bool:
-        itself = records[row].id == own_id if own_id is not None else row in exact
+        itself = records[row].id == own_id if own_id is not None else row in exact or row in own
         bound = options.score_threshold
         alike = least is None or row in exact or judged[row].similarity >= least
         return not (options.exclude_self and itself) and (bound is None or score >= bound) and alike

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from engine.answering import Answering, Query
+from engine.answering import Answering, Query, generation_problem
 from engine.batcher import Batcher, Load
 from engine.builder import CHILD_FROM, Builder
 from engine.calibration import Calibration
@@ -26,17 +26,28 @@ from engine.errors import (
     BadImage,
     CorruptIndex,
     EmptyIndex,
+    EngineError,
     ImageTooLarge,
     IndexMismatch,
     NoGeneration,
     UnsupportedImage,
 )
+from engine.explained_hits import HitExplainer
 from engine.generations import Generations, Manifest, Progress, Reporter, project
-from engine.images import DecodedImage, digest, encode_thumbnail
+from engine.images import DecodedImage, encode_thumbnail
 from engine.index_stats import IndexStats
 from engine.journal import Leaving
 from engine.metadata_columns import MetadataColumns
 from engine.originals import Originals
+from engine.querying import (
+    DescribedExample,
+    Example,
+    Examples,
+    ImageQuery,
+    Queue,
+    of_example,
+    query_of,
+)
 from engine.storage import storage_errors
 from engine.types import (
     ImageRecord,
@@ -132,6 +143,13 @@ class Searcher:
                 originals,
                 build_process_from,
             )
+            queue = Queue(
+                lambda data, cut: self._decoding.submit(describer.decode, data, box=cut),
+                lambda pixels, deadline: self._batcher.submit(pixels, deadline=deadline),
+                self._batcher.expecting,
+            )
+            self._examples = Examples(self.catalog, originals, queue, deadline_s)
+            self.explainer = HitExplainer(describer, self.catalog, originals, deadline_s)
             view = self._open_view()
             self._writing = Writing(self.catalog, self.columns, leaving, originals, view)
             if originals is not None:
@@ -350,21 +368,64 @@ class Searcher:
 
         An image that is stored is found by its digest: rank 1, score 1, `exact`.
         """
-        started = time.perf_counter()
-        query_digest = digest(data)
-        known = self.catalog.by_digest(query_digest) if data else []
-        raw = self._stored_vector(known[0].row) if known else None
-        decoded = described = time.perf_counter()
-        if raw is None:
-            call = current_call(self.deadline_s)
-            with self._batcher.expecting():
-                image = self._decode(data, call)
-                decoded = time.perf_counter()
-                waiting = self._batcher.submit(image.pixels, deadline=call.deadline)
-            raw = stored_descriptor(call.wait(waiting))
-            described = time.perf_counter()
-        answer = self.search_described(raw, query_digest, options)
-        return _timed(answer, decode=decoded - started, describe=described - decoded)
+        return self.search_query(ImageQuery((Example(data),)), options)
+
+    def search_query(self, query: ImageQuery, options: SearchOptions) -> SearchAnswer:
+        """As `search`, for files, stored images, regions, and several examples of them.
+
+        Raises: as decoding does, BadRegion, RegionNeedsOriginal, UnknownImage, Overloaded,
+            DeadlineExceeded, GenerationNotReached.
+        """
+        (answer,) = self.search_many([(query, options)])
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+    def search_many(
+        self, queries: Sequence[tuple[ImageQuery, SearchOptions]]
+    ) -> list[SearchAnswer | EngineError]:
+        """Several searches, described together: for each its answer or what it alone met."""
+        view = self._view
+        live = view.generation
+        refused = [generation_problem(live, options) for _, options in queries]
+        asked = [query for (query, _), why in zip(queries, refused, strict=True) if why is None]
+        described = iter(
+            self._examples.describe([example for query in asked for example in query.examples])
+        )
+        return [
+            why
+            or self._answered(view, query, options, list(islice(described, len(query.examples))))
+            for (query, options), why in zip(queries, refused, strict=True)
+        ]
+
+    def _answered(
+        self,
+        view: View,
+        query: ImageQuery,
+        options: SearchOptions,
+        described: Sequence[DescribedExample | EngineError],
+    ) -> SearchAnswer | EngineError:
+        good: list[DescribedExample] = []
+        for number, example in enumerate(described, start=1):
+            if isinstance(example, EngineError):
+                return of_example(example, number, query)
+            good.append(example)
+        split = len(query.positives)
+        try:
+            asked = query_of(
+                good[:split],
+                good[split:],
+                negative_weight=query.negative_weight,
+                projection=view.projection,
+            )
+            answer = self._answering.answer(view, asked, options)
+        except EngineError as error:
+            return error
+        return _timed(
+            answer,
+            decode=sum(example.decode_s for example in good),
+            describe=max(example.describe_s for example in good),
+        )
 
     def search_described(
         self, raw: Vectors, file_digest: str, options: SearchOptions
@@ -377,19 +438,8 @@ class Searcher:
 
         Raises: UnknownImage, CorruptIndex if the catalog has lost its descriptor.
         """
-        raw, file_digest = self._stored_image(image_id)
+        raw, file_digest = self._examples.stored(image_id)
         return self._answer(raw, file_digest, image_id, options)
-
-    def _stored_image(self, image_id: str) -> tuple[Vectors, str]:
-        """Raw descriptor and digest. Raises UnknownImage, CorruptIndex."""
-        while True:
-            record = self.catalog.get(image_id)
-            raw = self._stored_vector(record.row)
-            if raw is not None:
-                return raw, record.digest
-            # Replaced or deleted between the two reads, unless the row is still there.
-            if self.catalog.by_rows([record.row]):
-                raise CorruptIndex(f"the image {image_id!r} has no descriptor; add it again")
 
     def compare(self, a: str | bytes, b: str | bytes) -> Comparison:
         """Two images against each other, each an image file or the id of a stored one.
@@ -424,13 +474,7 @@ class Searcher:
         if isinstance(image, bytes):
             decoded, vector = self._decode_and_describe(image)
             return stored_descriptor(vector), decoded.digest
-        return self._stored_image(image)
-
-    def _stored_vector(self, row: int) -> Vectors | None:
-        for _, vectors in self.catalog.descriptors([row]):
-            first: Vectors = vectors[0]
-            return first
-        return None
+        return self._examples.stored(image)
 
     def _answer(
         self, raw: Vectors, query_digest: str, own_id: str | None, options: SearchOptions

@@ -10,7 +10,7 @@ import torch
 
 from engine.describer import Describer, DescriberOptions
 from engine.errors import WeightsUnavailable
-from engine.images import Box, DecodedImage
+from engine.images import Box, Cut, DecodedImage
 from engine.learned_copies import read_copy
 from engine.pooling import Pooling
 from engine.types import Pixels, Recipe, Vectors
@@ -39,7 +39,9 @@ class StoredDescriber(Describer):
     def precision(self) -> str:
         return self._precision
 
-    def decode(self, data: bytes, *, box: Box | None = None, upright: bool = True) -> DecodedImage:
+    def decode(
+        self, data: bytes, *, box: Box | Cut | None = None, upright: bool = True
+    ) -> DecodedImage:
         raise _no_model()
 
     def describe_with(self, images: Sequence[Pixels], poolings: Sequence[Pooling]) -> list[Vectors]:

@@ -132,7 +132,8 @@ class SearchOptions:
     augmentation): pages of over 100 results in all may then overlap. `exact` compares with every
     stored vector; else `nprobe` cells of a coded index are looked into, by default as many as its
     build found necessary. `max_fpr` leaves out what is less like the query than all but this share
-    of images of other origin. Only images whose metadata passes `filter` are answered.
+    of images of other origin. Only images whose metadata passes `filter` are answered. A generation
+    before `min_generation` is not searched.
     """
 
     limit: int = 10
@@ -147,6 +148,7 @@ class SearchOptions:
     nprobe: int | None = None
     max_fpr: float | None = None
     filter: Filter | None = None
+    min_generation: int = 0
 
 
 @dataclass(frozen=True)

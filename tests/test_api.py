@@ -528,3 +528,14 @@ def test_large_photos_keep_their_size_in_the_record(client: TestClient) -> None:
     put(client, "big", encode(scene(5, (900, 400))))
     record = client.get("/images/big").json()
     assert (record["width"], record["height"], record["format"]) == (900, 400, "JPEG")
+
+
+def test_a_generation_that_is_not_live_yet_is_refused_for_now(client: TestClient) -> None:
+    add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(30)])
+    query = {"query": {"id": "1.jpg"}, "min_generation": 1}
+    early = client.post("/search", json=query)
+    assert early.status_code == 409
+    assert early.json()["code"] == "generation_not_reached"
+    assert int(early.headers["Retry-After"]) > 0
+    finished(client, client.post("/admin/index/build"))
+    assert client.post("/search", json=query).json()["index"]["generation"] == 1

@@ -73,7 +73,7 @@ def test_refusals_and_failures_have_them_too(client: TestClient) -> None:
         state.service = service
     answers = {
         500: failed,
-        413: client.post("/search", content=b"\0" * (5 << 20)),
+        413: client.post("/search", content=b"\0" * (9 << 20)),
         403: client.post("/search", headers={"Sec-Fetch-Site": "cross-site"}),
     }
     for status, answer in answers.items():

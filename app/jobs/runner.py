@@ -157,20 +157,27 @@ class Jobs:
 
     # --- offering work --------------------------------------------------------------------
 
-    def add(self, files: list[UploadFile], metadata: Json) -> str:
-        """Keep the uploads on disk and queue their job; returns its id. Raises StorageFull."""
+    def add(self, files: list[UploadFile], metadata: Json, job_id: str | None = None) -> str:
+        """Keep the uploads on disk and queue their job; returns its id. Raises StorageFull.
+
+        For a `job_id` that there is already, nothing happens: it was asked for again. So below.
+        """
         self._check_launched()
-        job_id = uuid.uuid4().hex
+        if job_id is not None and self._exists(job_id):
+            return job_id
+        job_id = job_id or uuid.uuid4().hex
         uploads = [(file.filename or "image", file.file) for file in files]
         self._spool.receive(job_id, uploads, metadata)
         return self._accepted(job_id)
 
-    def add_urls(self, images: list[UrlImageIn]) -> str:
+    def add_urls(self, images: list[UrlImageIn], job_id: str | None = None) -> str:
         """Keep the list and queue its job; returns its id. Raises StorageFull, UrlNotAllowed where
         nothing is fetched at all."""
         self._fetcher.check_on()
         self._check_launched()
-        job_id = uuid.uuid4().hex
+        if job_id is not None and self._exists(job_id):
+            return job_id
+        job_id = job_id or uuid.uuid4().hex
         self._spool.receive_urls(job_id, [image.model_dump() for image in images])
         return self._accepted(job_id)
 
@@ -182,24 +189,37 @@ class Jobs:
             raise
         return job_id
 
-    def build(self) -> str:
+    def build(self, job_id: str | None = None) -> str:
         """Queue a build, unless one waits already; returns the job's id."""
         self._check_launched()
+        if job_id is not None and self._exists(job_id):
+            return job_id
         with self._queueing, job_errors(self._path):
             for waiting in _listed(status=RECORDED["queued"], name="build"):
                 # It begins after this call and so has everything that is stored now.
                 return waiting.workflow_id
-            return self._enqueue(BUILD_QUEUE, self._work.run_build)
+            return self._enqueue(BUILD_QUEUE, self._work.run_build, job_id)
 
-    def duplicates(self, options: DuplicateOptions) -> str:
+    def duplicates(self, options: DuplicateOptions, job_id: str | None = None) -> str:
         """Queue a report of near-duplicates; returns the job's id."""
         self._check_launched()
-        return self._enqueue(REPORT_QUEUE, self._work.run_duplicates, None, asdict(options))
+        if job_id is not None and self._exists(job_id):
+            return job_id
+        return self._enqueue(REPORT_QUEUE, self._work.run_duplicates, job_id, asdict(options))
 
-    def snapshot(self, note: str) -> str:
+    def snapshot(self, note: str, job_id: str | None = None) -> str:
         """Queue a snapshot; returns the job's id."""
         self._check_launched()
-        return self._enqueue(REPORT_QUEUE, self._work.run_snapshot, None, note)
+        if job_id is not None and self._exists(job_id):
+            return job_id
+        return self._enqueue(REPORT_QUEUE, self._work.run_snapshot, job_id, note)
+
+    def _exists(self, job_id: str) -> bool:
+        try:
+            self._find(job_id)
+        except UnknownJob:
+            return False
+        return True
 
     def wrote(self, images: int) -> None:
         """Count images that were stored, and queue a build if the collection has outgrown its

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Response
 
-from app.deps import JobsDep, RootDep, SearcherDep
+from app.deps import JobIdDep, JobsDep, RootDep, SearcherDep
 from app.duplicates import check_duplicate_options
 from app.errors import UnknownReport
+from app.examples import DUPLICATES
 from app.jobs import Jobs
 from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOut, RollbackIn
 from app.security.needs import needs
@@ -22,14 +24,16 @@ router = APIRouter(prefix="/admin/index", tags=["admin"], dependencies=[needs(Sc
 
 
 @router.post("/build", status_code=202)
-def build(searcher: SearcherDep, jobs: JobsDep, root: RootDep, response: Response) -> JobOut:
+def build(
+    searcher: SearcherDep, jobs: JobsDep, root: RootDep, job_id: JobIdDep, response: Response
+) -> JobOut:
     """Fit the projection on the collection and publish a new generation; follow the job.
 
     Searches, adds and deletes go on meanwhile.
     """
     if searcher.catalog.count() == 0:
         raise EmptyIndex("the index is empty; add images before building it")
-    return accepted(jobs, jobs.build(), root, response)
+    return accepted(jobs, jobs.build(job_id), root, response)
 
 
 @router.post("/duplicates", status_code=202)
@@ -37,15 +41,16 @@ def duplicates(
     searcher: SearcherDep,
     jobs: JobsDep,
     root: RootDep,
+    job_id: JobIdDep,
     response: Response,
-    options: DuplicatesIn | None = None,
+    options: Annotated[DuplicatesIn | None, Body(openapi_examples=DUPLICATES)] = None,
 ) -> JobOut:
     """Look for near-duplicates in the whole collection; `/jobs/{id}/result` has the groups."""
     if searcher.catalog.count() == 0:
         raise EmptyIndex("the index is empty; add images before looking for duplicates")
     chosen = DuplicateOptions(**(options or DuplicatesIn()).model_dump())
     check_duplicate_options(searcher, chosen)
-    return accepted(jobs, jobs.duplicates(chosen), root, response)
+    return accepted(jobs, jobs.duplicates(chosen, job_id), root, response)
 
 
 def accepted(jobs: Jobs, job_id: str, root: str, response: Response) -> JobOut:

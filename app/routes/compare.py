@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
 from app.deps import FetcherDep, SearcherDep
+from app.examples import COMPARISONS
 from app.schemas import CompareForm, CompareJson, CompareOut
 from app.security.needs import needs
 from app.security.scopes import Scope
-from app.uploads import CompareRequest, ImageUrl, inlined, read_compare
+from app.uploads import CompareRequest, ImageUrl, read_compare, two_bodies
 
 router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
 
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": inlined(CompareForm.model_json_schema())},
-            "application/json": {
-                "schema": inlined(CompareJson.model_json_schema()),
-                "example": {"a": {"id": "holiday/beach.jpg"}, "b": {"id": "holiday/pier.jpg"}},
-            },
-        },
-    }
-}
+BODY = two_bodies(CompareForm, CompareJson, COMPARISONS)
 
 
 @router.post("/compare", openapi_extra=BODY)

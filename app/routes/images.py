@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from app.conditional import conditional
 from app.cursor import from_cursor, to_cursor
 from app.deps import JobsDep, RootDep, SearcherDep
+from app.examples import CHANGES
 from app.schemas import ImageOut, ImagesOut
 from app.security.needs import needs
 from app.security.scopes import Scope
@@ -31,10 +33,7 @@ PUT_BODY: dict[str, Any] = multipart(
     }
 )
 
-_CHANGE: dict[str, Any] = {
-    "schema": {"type": "object"},
-    "example": {"album": "2024", "draft": None},
-}
+_CHANGE: dict[str, Any] = {"schema": {"type": "object"}, "examples": CHANGES}
 PATCH_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -75,13 +74,14 @@ def get_images(
     "/images/{image_id:path}/thumbnail",
     dependencies=[needs(Scope.SEARCH)],
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}},
+    responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "The client has it"}},
 )
-def thumbnail(image_id: str, searcher: SearcherDep) -> Response:
+def thumbnail(image_id: str, request: Request, searcher: SearcherDep) -> Response:
     """A JPEG of at most 256 pixels a side."""
+    # In this order: if it is replaced meanwhile, the next question is answered in full.
+    digest = searcher.catalog.get(image_id).digest
     jpeg = searcher.catalog.thumbnail(image_id)
-    # The image under an id may be replaced, so it has to be asked for again.
-    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "no-cache"})
+    return conditional(request, jpeg, digest, {"Content-Type": "image/jpeg"})
 
 
 @router.put(

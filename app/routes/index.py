@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.deps import JobsDep, RootDep, StateDep
+from app.deps import JobIdDep, JobsDep, RootDep, StateDep
 from app.schemas import IndexAddJson, JobOut
 from app.security.needs import needs
 from app.security.scopes import Scope
@@ -57,6 +57,7 @@ def add(
     request: Annotated[BulkRequest, Depends(bulk_request)],
     jobs: JobsDep,
     root: RootDep,
+    job_id: JobIdDep,
     response: Response,
 ) -> JobOut:
     """Add many images: accepted uploads are on disk and survive a crash; follow the job.
@@ -67,9 +68,9 @@ def add(
     As JSON: URLs, which the job fetches where the operator of the service allows their hosts.
     """
     if request.urls:
-        job = jobs.get(jobs.add_urls(request.urls))
+        job = jobs.get(jobs.add_urls(request.urls, job_id))
     else:
-        job = jobs.get(jobs.add(request.files, request.metadata))
+        job = jobs.get(jobs.add(request.files, request.metadata, job_id))
     response.headers["Location"] = f"{root}/jobs/{job.id}"
     response.headers["Retry-After"] = "1"
     return job

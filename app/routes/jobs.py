@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse
 
-from app.deps import JobsDep
+from app.deps import JobsDep, get_service
+from app.job_events import ENDED, event_id
 from app.schemas import JobErrorsOut, JobOut, JobsOut, JobState, JobType
 from app.security.needs import needs
 from app.security.scopes import Scope
@@ -17,9 +19,9 @@ router = APIRouter(tags=["jobs"])
 @router.get("/jobs", dependencies=[needs(Scope.SEARCH)])
 def list_jobs(
     jobs: JobsDep,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    state: JobState | None = None,
-    type: JobType | None = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="How many at most.")] = 20,
+    state: Annotated[JobState | None, Query(description="Only those in this state.")] = None,
+    type: Annotated[JobType | None, Query(description="Only those that do this.")] = None,
 ) -> JobsOut:
     """The newest jobs first."""
     return JobsOut(jobs=jobs.newest(limit, state=state, type=type))
@@ -31,11 +33,41 @@ def get_job(job_id: str, jobs: JobsDep) -> JobOut:
     return jobs.get(job_id)
 
 
+@router.get(
+    "/jobs/{job_id}/events",
+    dependencies=[needs(Scope.SEARCH)],
+    response_class=Response,
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "It has ended, as the client knows"},
+    },
+)
+async def watch_job(  # on the event loop: whoever listens holds no thread
+    request: Request,
+    job: Annotated[JobOut, Depends(get_job)],
+    last_event_id: Annotated[
+        str | None, Header(description="Id of the last event that arrived, when coming back.")
+    ] = None,
+) -> Response:
+    """The job as server-sent events: `progress` whenever it has changed, `end` when it has ended.
+
+    The data of each is the whole job as JSON. Comments keep the connection alive. Whoever comes
+    back after `end` gets 204, which tells browsers to stop.
+    """
+    if job.state in ENDED and last_event_id == event_id(job):
+        return Response(status_code=204)
+    watch, admission = get_service(request).watch, request.app.state.admission
+    return EventSourceResponse(
+        watch.events(job.id, last_event_id, lambda: admission.draining),
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+
+
 @router.get("/jobs/{job_id}/errors", dependencies=[needs(Scope.SEARCH)])
 def get_job_errors(
     job_id: str,
     jobs: JobsDep,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="How many at most.")] = 1000,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> JobErrorsOut:
     """Images of a bulk add that failed or were skipped, and why."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
+from app.conditional import conditional
 from app.deps import SearcherDep
 from app.security.needs import needs
 from app.security.scopes import Scope
@@ -32,9 +33,9 @@ SHOWN = frozenset({"image/jpeg", "image/png", "image/webp", "image/avif", "image
 @router.get(
     "/images/{image_id:path}/original",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}}},
+    responses={200: {"content": {"image/*": {}}}, 304: {"description": "The client has it"}},
 )
-def original(image_id: str, searcher: SearcherDep) -> Response:
+def original(image_id: str, request: Request, searcher: SearcherDep) -> Response:
     """The bytes that were added, unchanged. 404 unless the service keeps originals."""
     record = searcher.catalog.get(image_id)
     originals = searcher.originals
@@ -52,7 +53,6 @@ def original(image_id: str, searcher: SearcherDep) -> Response:
         # A file may be a picture and something else at once: it is only ever the picture.
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Cache-Control": "no-cache",
-        "ETag": f'"{record.digest}"',
+        "Content-Type": media_type,
     }
-    return Response(data, media_type=media_type, headers=headers)
+    return conditional(request, data, record.digest, headers)

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from app.deps import FetcherDep, RootDep, SearcherDep
-from app.schemas import SearchForm, SearchJson, SearchOut
+from app.errors import InvalidFields, RequestProblem, content_for
+from app.examples import BATCHES, SEARCHES
+from app.schemas import (
+    BatchItemOut,
+    BatchOut,
+    ProblemOut,
+    SearchBatchForm,
+    SearchBatchJson,
+    SearchForm,
+    SearchJson,
+    SearchOut,
+)
+from app.search_requests import SearchRequest, read_batch, read_search
 from app.security.needs import needs
 from app.security.scopes import Scope
-from app.uploads import ImageUrl, SearchRequest, inlined, read_search
+from app.uploads import two_bodies
+from engine.errors import EngineError
+from engine.explained_hits import HitExplanation
+from engine.querying import Example, ImageQuery
+from engine.searcher import Searcher
+from engine.types import SearchAnswer
 
 router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
 
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": inlined(SearchForm.model_json_schema())},
-            "application/json": {
-                "schema": inlined(SearchJson.model_json_schema()),
-                "example": {"query": {"id": "holiday/beach.jpg"}, "limit": 5},
-            },
-        },
-    }
-}
+BODY: dict[str, Any] = two_bodies(SearchForm, SearchJson, SEARCHES)
+BATCH_BODY: dict[str, Any] = two_bodies(SearchBatchForm, SearchBatchJson, BATCHES)
 
 
 @router.post("/search", openapi_extra=BODY)
@@ -40,13 +48,66 @@ def search(
 
     An image that is stored finds itself at rank 1 with score 1 as `exact`. Nothing found is an
     empty list. URLs are fetched only if the operator of the service allows their host.
+
+    Several examples are one query: images like all of them, and unlike the negative
+    ones. A `region` is cut out of the upright image, at the scale that the whole image would get,
+    and is never `exact`.
     """
-    options = request.fields.options()
-    if request.id is not None:
-        answer = searcher.search_id(request.id, options)
-    else:
-        assert request.image is not None, "a search has an image or an id"
-        image = request.image
-        data = fetcher.query(image.url) if isinstance(image, ImageUrl) else image
-        answer = searcher.search(data, options)
-    return SearchOut.of(answer, request.fields, uuid.uuid4().hex, root)
+    query = request.query(fetcher.query)
+    answer = searcher.search_query(query, request.options())
+    return answered(searcher, answer, request, query, root)
+
+
+@router.post("/search/batch", openapi_extra=BATCH_BODY)
+def search_batch(
+    requests: Annotated[list[SearchRequest | InvalidFields], Depends(read_batch)],
+    request: Request,
+    searcher: SearcherDep,
+    fetcher: FetcherDep,
+    root: RootDep,
+) -> BatchOut:
+    """Up to 16 searches at once: for each, in order, its answer or its problem.
+
+    They share passes of the model. The status of the whole is 200 even if every query has a
+    problem; an image that is damaged spoils only its own.
+    """
+    problems: dict[int, EngineError | RequestProblem] = {}
+    asked = []
+    for number, one in enumerate(requests):
+        try:
+            if isinstance(one, InvalidFields):
+                raise one
+            options = one.options()
+            asked.append((number, one, one.query(fetcher.query), options))
+        except (EngineError, RequestProblem) as error:
+            problems[number] = error
+    answers = searcher.search_many([(query, options) for _, _, query, options in asked])
+    items: dict[int, BatchItemOut] = {}
+    for (number, one, query, _), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, EngineError):
+            problems[number] = answer
+        else:
+            found = answered(searcher, answer, one, query, root)
+            items[number] = BatchItemOut(status=200, answer=found)
+    for number, met in problems.items():
+        problem = ProblemOut(**content_for(request, met))
+        items[number] = BatchItemOut(status=problem.status, problem=problem)
+    return BatchOut(answers=[items[number] for number in range(len(requests))])
+
+
+def answered(
+    searcher: Searcher, answer: SearchAnswer, request: SearchRequest, query: ImageQuery, root: str
+) -> SearchOut:
+    """The answer as it is sent, explained where that was asked for."""
+    query_id = uuid.uuid4().hex
+    if "explain" not in request.fields.include:
+        return SearchOut.of(answer, request.fields, query_id, root)
+    started = time.perf_counter()
+    explained = explain(searcher, answer, query.positives[0])
+    out = SearchOut.of(answer, request.fields, query_id, root, explained)
+    out.timing_ms["explain"] = round(1000 * (time.perf_counter() - started), 2)
+    return out
+
+
+def explain(searcher: Searcher, answer: SearchAnswer, query: Example) -> dict[str, HitExplanation]:
+    return searcher.explainer.explain(query, [hit.id for hit in answer.hits])

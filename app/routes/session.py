@@ -28,7 +28,13 @@ BODY: dict[str, Any] = {
                     "type": "object",
                     "required": ["key"],
                     "additionalProperties": False,
-                    "properties": {"key": {"type": "string", "format": "password"}},
+                    "properties": {
+                        "key": {
+                            "type": "string",
+                            "format": "password",
+                            "description": "The key.",
+                        }
+                    },
                 }
             }
         },

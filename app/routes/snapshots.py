@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
 
-from app.deps import JobsDep, RootDep, SearcherDep, StateDep
+from fastapi import APIRouter, Body, Response
+
+from app.deps import JobIdDep, JobsDep, RootDep, SearcherDep, StateDep
+from app.examples import SNAPSHOTS
 from app.routes.admin import accepted
 from app.schemas import JobOut, SnapshotIn, SnapshotOut, SnapshotsOut
 from app.security.needs import needs
@@ -27,10 +30,12 @@ def take_snapshot(
     searcher: SearcherDep,
     jobs: JobsDep,
     root: RootDep,
+    job_id: JobIdDep,
     response: Response,
-    options: SnapshotIn | None = None,
+    options: Annotated[SnapshotIn | None, Body(openapi_examples=SNAPSHOTS)] = None,
 ) -> JobOut:
     """Copy the index as it is now, without anybody having to wait; follow the job."""
     if searcher.catalog.count() == 0:
         raise EmptyIndex("the index is empty; add images before taking a snapshot")
-    return accepted(jobs, jobs.snapshot((options or SnapshotIn()).note), root, response)
+    note = (options or SnapshotIn()).note
+    return accepted(jobs, jobs.snapshot(note, job_id), root, response)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.explaining.grids import Grid, covered, spread
 from engine.explaining.image import ImageExplanation, explain_image
-from engine.explaining.pair import PairExplanation, explain_pair
+from engine.explaining.pair import PairExplanation, explain_pair, explain_pairs
 
 __all__ = [
     "Grid",
@@ -13,5 +13,6 @@ __all__ = [
     "covered",
     "explain_image",
     "explain_pair",
+    "explain_pairs",
     "spread",
 ]

@@ -36,9 +36,17 @@ class PairExplanation:
     second: Grid
 
 
-@torch.inference_mode()
 def explain_pair(describer: Describer, first: Pixels, second: Pixels) -> PairExplanation:
-    """Share out the score of two images among the positions of each.
+    """Share out the score of two images among the positions of each; see `explain_pairs`."""
+    (explanation,) = explain_pairs(describer, first, [second])
+    return explanation
+
+
+@torch.inference_mode()
+def explain_pairs(
+    describer: Describer, first: Pixels, others: Sequence[Pixels]
+) -> list[PairExplanation]:
+    """Share out the score of an image with each of some others among the positions of both.
 
     A descriptor is d = sum over scales s of f_s r(x_s), where x_s is pooled, r the signed root
     (or nothing), and f_s what the L2 norms divide by. Its product with a target t is therefore
@@ -53,15 +61,25 @@ def explain_pair(describer: Describer, first: Pixels, second: Pixels) -> PairExp
             f"pooling {describer.options.pooling} is fitted on a collection; two images alone "
             "cannot be explained with it: leave out whiten=yes"
         )
-    maps = [list(describer.maps(batch_of(pixels))) for pixels in (first, second)]
     pooling = _unsketched(describer)
-    one, other = (_Described(pooling, scales) for scales in maps)
-    score = float(one.vector @ other.vector)
-    served = score
-    if pooling is not describer.pooling:
-        left, right = (_Described(describer.pooling, scales).vector for scales in maps)
-        served = float(left @ right)
-    return PairExplanation(score, served, one.shares(other.vector), other.shares(one.vector))
+    sketched = pooling is not describer.pooling
+    scales = list(describer.maps(batch_of(first)))
+    one = _Described(pooling, scales)
+    left = _Described(describer.pooling, scales).vector if sketched else one.vector
+    explanations = []
+    for pixels in others:
+        scales = list(describer.maps(batch_of(pixels)))
+        other = _Described(pooling, scales)
+        right = _Described(describer.pooling, scales).vector if sketched else other.vector
+        explanations.append(
+            PairExplanation(
+                score=float(one.vector @ other.vector),
+                served_score=float(left @ right),
+                first=one.shares(other.vector),
+                second=other.shares(one.vector),
+            )
+        )
+    return explanations
 
 
 @dataclass(frozen=True)

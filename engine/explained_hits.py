@@ -1,0 +1,122 @@
+"""Where a query and its best hits are alike, from what is kept of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from engine.calls import current_call
+from engine.catalog import Catalog
+from engine.describer import Describer
+from engine.errors import BadImage, DeadlineExceeded, UnknownImage
+from engine.images import DecodedImage
+from engine.originals import Originals
+from engine.query_region import Region
+from engine.querying import Example
+from engine.types import Pixels
+
+if TYPE_CHECKING:
+    from engine.explaining import Grid, PairExplanation
+
+Origin = Literal["upload", "original", "thumbnail"]
+"""What a picture was explained from."""
+
+EXPLAINED = 3
+"""Hits of one search that are explained, the best: each costs about as much as describing it."""
+CELLS = 24
+"""Most rows and columns of a grid that is sent."""
+
+
+@dataclass(frozen=True)
+class HitExplanation:
+    """What each position of the query and of one hit adds to their score.
+
+    The grids of `pair` have at most `CELLS` rows and columns; their sums are the score.
+    """
+
+    pair: PairExplanation
+    query_from: Origin
+    hit_from: Origin
+
+
+class HitExplainer:
+    """Explains hits, one search after the other: it is work beside that of the searches."""
+
+    def __init__(
+        self,
+        describer: Describer,
+        catalog: Catalog,
+        originals: Originals | None,
+        deadline_s: float,
+    ) -> None:
+        self._describer = describer
+        self._catalog = catalog
+        self._originals = originals
+        self._deadline_s = deadline_s
+        self._turn = threading.Lock()
+
+    def explain(self, query: Example, hit_ids: Sequence[str]) -> dict[str, HitExplanation]:
+        """The best `EXPLAINED` of the hits, by id.
+
+        Those that cannot be are left out: deleted meanwhile, or so thin that nothing is left of
+        their thumbnail. Raises: the errors of decoding the query, UnknownImage,
+            DeadlineExceeded, InvalidOption for a pooling that cannot be explained.
+        """
+        from engine.explaining import explain_pairs  # a start does without
+
+        query_pixels, query_from = self._query(query)
+        found = {
+            image_id: picture
+            for image_id in hit_ids[:EXPLAINED]
+            if (picture := self._hit(image_id)) is not None
+        }
+        if not self._turn.acquire(timeout=current_call(self._deadline_s).remaining):
+            raise DeadlineExceeded(
+                "the explanation could not begin in time; leave `explain` out of `include`, or try "
+                "again later"
+            )
+        try:
+            pairs = explain_pairs(
+                self._describer, query_pixels, [pixels for pixels, _ in found.values()]
+            )
+        finally:
+            self._turn.release()
+        return {
+            image_id: HitExplanation(_coarse(pair), query_from, hit_from)
+            for (image_id, (_, hit_from)), pair in zip(found.items(), pairs, strict=True)
+        }
+
+    def _query(self, query: Example) -> tuple[Pixels, Origin]:
+        if isinstance(query.image, bytes):
+            return self._decode(query.image, query.region).pixels, "upload"
+        # A region of a stored image was found from its original, so that is there.
+        return self._stored(query.image, query.region)
+
+    def _hit(self, image_id: str) -> tuple[Pixels, Origin] | None:
+        try:
+            return self._stored(image_id, None)
+        except (UnknownImage, BadImage):
+            return None
+
+    def _stored(self, image_id: str, region: Region | None) -> tuple[Pixels, Origin]:
+        digest = self._catalog.get(image_id).digest
+        data = None if self._originals is None else self._originals.read(digest)
+        if data is not None:
+            return self._decode(data, region).pixels, "original"
+        return self._decode(self._catalog.thumbnail(image_id), None).pixels, "thumbnail"
+
+    def _decode(self, data: bytes, region: Region | None) -> DecodedImage:
+        return self._describer.decode(data, box=None if region is None else region.box)
+
+
+def _coarse(pair: PairExplanation) -> PairExplanation:
+    return replace(pair, first=_at_most(pair.first), second=_at_most(pair.second))
+
+
+def _at_most(parts: Grid) -> Grid:
+    from engine.explaining import spread
+
+    height, width = (min(side, CELLS) for side in parts.shape)
+    return parts if parts.shape == (height, width) else spread(parts, height, width)
