@@ -135,7 +135,10 @@ def test_images_of_one_shape_share_a_pass(server: Live) -> None:
 
 def test_the_bytes_of_all_uploads_together_are_bounded(tmp_path: Path) -> None:
     image = b"\xff\xd8\xff" + bytes(20 << 20)
-    head = "POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=cut"
+    head = (
+        "POST /search HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: multipart/form-data; boundary=cut"
+    )
     with live(tmp_path / "index", max_waiting_mb=64) as server:
         # Announced, and not sent: 40 MB in two copies.
         slow = server.send(f"{head}\r\nContent-Length: {20 << 20}\r\n\r\n".encode())
