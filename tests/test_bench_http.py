@@ -82,6 +82,7 @@ def test_made_vectors_have_unit_length() -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WARM_S", 0.3)
     chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
