@@ -12,7 +12,7 @@ from engine.errors import Overloaded
 
 SMOOTHING = 0.05
 """Weight of the newest answer in the mean time between two."""
-MARGIN = 1.25
+MARGIN = 1.5
 """What is waited for may take so many times as long as estimated."""
 
 

@@ -24,7 +24,7 @@ BULK_WAITING = 64
 """Items of bulk work that may wait. Few, so that they take no room from searches."""
 SMOOTHING = 0.1
 """Weight of the newest batch in the mean time of an item."""
-MARGIN = 1.25
+MARGIN = 1.5
 """What is waited for may take so many times as long as estimated."""
 MAX_RETRY_S = 120
 

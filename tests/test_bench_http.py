@@ -36,8 +36,9 @@ def test_a_closed_loop_asks_again_when_it_is_answered(server: Live) -> None:
     assert {one.status for one in asked} == {200}
     assert server.searcher.load.done - before >= len(asked)
     assert all(0 < one.ms < 1000 for one in asked)
-    busy_s = sum(one.ms for one in asked) / 1000
-    assert busy_s <= 3 * 0.5 + 0.01, "three clients cannot wait longer than the run"
+    assert all(one.at_s < 0.5 for one in asked), "nothing is begun after the end"
+    at_once = [sum(a.at_s < one.at_s < a.at_s + a.ms / 1000 for a in asked) for one in asked]
+    assert max(at_once) <= 2, "beside itself, each has two others at most"
 
 
 def test_an_open_loop_does_not_wait_for_answers(server: Live) -> None:
@@ -70,10 +71,10 @@ def test_growth_of_memory_is_told_for_each_minute() -> None:
     assert http._memory([(0.0, 5.0)])["rss_mb_per_minute"] is None
 
 
-def test_answers_a_second_are_counted_from_the_first_to_the_last() -> None:
+def test_answers_a_second_are_counted_to_the_last() -> None:
     asked = [Asked(at_s=n / 4, ms=500, status=200) for n in range(9)]
-    assert http._per_second([*asked, Asked(0, 1, 503)]) == pytest.approx(4.0)
-    assert http._per_second(asked[:1]) is None
+    assert http._per_second([*asked, Asked(0, 9000, 503)]) == pytest.approx(9 / 2.5)
+    assert http._per_second([Asked(0, 1, 503)]) is None
     assert http._median([1.0, None, 2.0]) is None
 
 
@@ -82,6 +83,7 @@ def test_made_vectors_have_unit_length() -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WARM_S", 0.3)
     chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
