@@ -1,0 +1,94 @@
+"""The nginx of docker/ in front of a service, on the loopback address; and services for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START = Path(__file__).resolve().parents[1] / "docker" / "nginx" / "start.sh"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def missing() -> str | None:
+    """Why there can be no proxy on this machine; None if there can."""
+    for program in ("nginx", "envsubst"):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+            return f"{program} is not installed"
+    return None
+
+
+def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    """start.sh with these settings and no others; it writes below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [str(START), *arguments],
+        env={"PATH": f"{os.environ['PATH']}:/usr/sbin", "RUN_DIR": str(folder), **settings},
+        stdout=(folder / "access.log").open("ab"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
+    """The address of a proxy before a service on that port."""
+    port = free_port()
+    own = {"UPSTREAM": f"127.0.0.1:{upstream_port}", "HTTP_LISTEN": f"127.0.0.1:{port}"}
+    process = start_script(folder, **own, **settings)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that does with each connection what it is told to, one after the other: its port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                answer(connection)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)
+
+
+def read_head(connection: socket.socket) -> bytes:
+    """A request up to the end of its headers, and what of its body came along."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        more = connection.recv(65536)
+        assert more, received
+        received += more
+    return received
