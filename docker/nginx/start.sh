@@ -66,10 +66,13 @@ done
 
 # One location for each status that nginx answers by itself, with a problem document as the
 # service has them: problem STATUS CODE TITLE DETAIL [HEADER]
+# Not a named location (@413), which needs an address, and some bad requests have none.
 problem() {
     cat <<END
-error_page $1 @$1;
-location @$1 {
+error_page $1 /.problem/$1;
+location = /.problem/$1 {
+    internal;
+    client_max_body_size 0;
     default_type application/problem+json;
     add_header X-Request-ID \$request_name always;
     add_header X-Content-Type-Options nosniff always;
