@@ -32,13 +32,14 @@ def missing() -> str | None:
 def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     """start.sh with these settings and no others; it writes below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [str(START), *arguments],
-        env={"PATH": f"{os.environ['PATH']}:/usr/sbin", "RUN_DIR": str(folder), **settings},
-        stdout=(folder / "access.log").open("ab"),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with (folder / "access.log").open("ab") as log:
+        return subprocess.Popen(
+            [str(START), *arguments],
+            env={"PATH": f"{os.environ['PATH']}:/usr/sbin", "RUN_DIR": str(folder), **settings},
+            stdout=log,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 @contextmanager
