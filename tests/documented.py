@@ -9,7 +9,7 @@ from pathlib import Path
 
 def blocks(page: Path) -> list[tuple[str, str]]:
     """The kind of each fenced block, such as `sh`, and what is in it."""
-    return re.findall(r"^```(.+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```([^\n]+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 if __name__ == "__main__":

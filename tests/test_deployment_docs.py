@@ -14,6 +14,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,20 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run(stop, env=environment, cwd=ROOT, check=True)
 
 
+def objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of what programs have printed, which may follow each other on a line."""
+    decoder = json.JSONDecoder()
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except ValueError:
+            end = at + 1
+        else:
+            yield value
+        at = text.find("{", end)
+
+
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
 def test_its_commands_do_what_it_says(tmp_path: Path, shell: dict[str, str]) -> None:
     folder = tmp_path / "clone"
@@ -75,7 +90,7 @@ def test_its_commands_do_what_it_says(tmp_path: Path, shell: dict[str, str]) -> 
     for log in (tmp_path / "state").glob("*.log"):
         said += f"\n{log.name}:\n{log.read_text()[-3000:]}"
     assert done.returncode == 0, said
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    answers = list(objects(done.stdout))
     found = next(answer["results"] for answer in answers if "results" in answer)
     assert (found[0]["id"], found[0]["match_type"]) == ("beach.jpg", "exact")
     assert "web shop" in done.stdout
