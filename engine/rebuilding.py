@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.catalog import Catalog
 from engine.catalog_reader import CatalogReader
+from engine.checksums import content_checksum
 from engine.describer import Describer
 from engine.errors import BadImage, EmptyIndex, EngineError, InvalidOption, RebuildIncomplete
 from engine.generations import Progress
@@ -251,8 +252,21 @@ class Rebuild:
             copy.execute("BEGIN")
             copy.executemany("DELETE FROM images WHERE row = ?", ((row,) for row in missing))
             copy.execute("COMMIT")
+            with closing(Catalog(path)):
+                pass  # a copy from before there were checksums has a place for them now
+            copy.create_function("content_checksum", 2, content_checksum, deterministic=True)
             for first, last in _ranges(copy):
                 copy.execute("BEGIN")
+                # What was damaged before stays known as that: its checksum is left as it is.
+                copy.execute(
+                    "UPDATE checksums SET content = content_checksum(described.vector, jpeg) "
+                    "FROM images JOIN work.described ON described.digest = images.digest "
+                    "JOIN descriptors ON descriptors.row = images.row "
+                    "JOIN thumbnails ON thumbnails.row = images.row "
+                    "WHERE images.row = checksums.row AND images.row BETWEEN ? AND ? "
+                    "AND content = content_checksum(descriptors.vector, jpeg)",
+                    (first, last),
+                )
                 copy.execute(
                     "INSERT OR REPLACE INTO descriptors (row, vector) "
                     "SELECT images.row, described.vector FROM images "
