@@ -139,7 +139,10 @@ def test_the_document_is_right_about_every_caller(
 
 @pytest.mark.parametrize("path", sorted(PAGES | {"/web/app.js"}))
 def test_pages_are_shown_to_strangers(client: TestClient, path: str) -> None:
-    address = {"/web": "/web/style.css", "/static-offline-docs": "/static-offline-docs/favicon.png"}
+    address = {
+        "/web": "/web/style/base.css",
+        "/static-offline-docs": "/static-offline-docs/favicon.png",
+    }
     assert client.get(address.get(path, path)).status_code == 200
 
 

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 
 from app import __version__
 from app.deps import SearcherDep, StateDep
-from app.schemas import HealthOut, LearnedOut, VersionOut, WeightsOut
+from app.schemas import AcceptsOut, HealthOut, LearnedOut, VersionOut, WeightsOut
 from app.security.needs import ANYBODY, needs
 from app.security.scopes import Scope
+from app.settings import Settings
 from engine.searcher import Searcher
 
 router = APIRouter(tags=["health"])
@@ -44,6 +45,16 @@ def version(state: StateDep) -> VersionOut:
         fingerprint=searcher.recipe.fingerprint if searcher else None,
         device=_devices(searcher) if searcher else None,
         precision=searcher.describer.precision if searcher else None,
+        accepts=_accepts(state.settings),
+    )
+
+
+def _accepts(settings: Settings) -> AcceptsOut:
+    return AcceptsOut(
+        urls=bool(settings.url_allow),
+        originals=settings.keep_originals,
+        max_upload_mb=settings.max_upload_mb,
+        max_bulk_mb=settings.max_bulk_mb,
     )
 
 

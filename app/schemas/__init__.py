@@ -50,7 +50,14 @@ from app.schemas.search import (
     SearchJson,
     SimilarQuery,
 )
-from app.schemas.service import HealthOut, LearnedOut, SessionOut, VersionOut, WeightsOut
+from app.schemas.service import (
+    AcceptsOut,
+    HealthOut,
+    LearnedOut,
+    SessionOut,
+    VersionOut,
+    WeightsOut,
+)
 from app.schemas.snapshots import SnapshotIn, SnapshotOut, SnapshotsOut
 
 __all__ = [
@@ -58,6 +65,7 @@ __all__ = [
     "MAX_EXAMPLES",
     "MAX_QUERIES",
     "MAX_URLS",
+    "AcceptsOut",
     "BatchItemOut",
     "BatchOut",
     "CalibrationOut",

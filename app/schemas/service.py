@@ -49,6 +49,19 @@ class LearnedOut(Out):
         return None if weights is None else cls(name=weights.name, digest=weights.digest)
 
 
+class AcceptsOut(Out):
+    """What its operator has set about images."""
+
+    urls: bool
+    """Whether images are fetched from URLs of some hosts."""
+    originals: bool
+    """Whether the files that are added from now on are kept."""
+    max_upload_mb: int
+    """Size of one image."""
+    max_bulk_mb: int
+    """Size of one upload to `/index/add`."""
+
+
 class VersionOut(Out):
     """What this is made of; null where the index cannot be used."""
 
@@ -72,6 +85,8 @@ class VersionOut(Out):
     """Where the model runs."""
     precision: str | None
     """`float32` or `bfloat16`."""
+    accepts: AcceptsOut
+    """What clients may send, and what is kept of it."""
 
 
 class HealthOut(Out):

@@ -1,25 +1,89 @@
 // The page: makes its parts and tells them of each other's changes.
 
-import { getJobs, isUnfinished } from "./api.js";
-import { makeAdd } from "./add.js";
-import { ignoreStrayDrops } from "./drop.js";
-import { makePanel } from "./panel.js";
-import { makeSearch } from "./search.js";
-import { signIn } from "./session.js";
-import { makeStatus } from "./status.js";
+import { getJobs, isUnfinished } from "./api/jobs.js";
+import { makeAdd } from "./add/view.js";
+import { makeCollection } from "./collection/view.js";
+import { followHistory, goTo, readAddress } from "./frame/address.js";
+import { may, signIn, wireKeyField } from "./frame/session.js";
+import { makeStatus } from "./frame/status.js";
+import { makeTheme } from "./frame/theme.js";
+import { makeViews } from "./frame/views.js";
+import { makeIndex } from "./index/view.js";
+import { makePhotos } from "./photo/dialog.js";
+import { makeSearch } from "./search/view.js";
+import { webAddress } from "./search/url_query.js";
+import { byId, takesText } from "./ui/dom.js";
+import { pastedImage, takeDrops } from "./ui/drop.js";
+import { drawIcons } from "./ui/icons.js";
+import { showAlert } from "./ui/messages.js";
 
 const refresh = () => status.refresh();
+const changed = () => {
+  search.changed();
+  refresh();
+};
 
-const panel = makePanel({ onChanged: refresh });
-const add = makeAdd({ onAdded: refresh });
-makeSearch({ onAnswered: () => status.recover(), onRemoved: refresh });
-const status = makeStatus((index, version) => {
-  panel.show(index, version);
+const photos = makePhotos({ onCollectionChanged: changed });
+const search = makeSearch({ photos, onAnswered: () => status.recover() });
+const collection = makeCollection({
+  photos,
+  onSearch(ids) {
+    views.show("search");
+    search.searchIds(ids);
+  },
+  onChanged: changed,
+});
+const add = makeAdd({ onAdded: changed });
+const index = makeIndex({ onChanged: refresh });
+const views = makeViews({ collection, index }, { onChosen: choose });
+const status = makeStatus(({ version, index: state }) => {
+  const accepts = version.accepts ?? {};
+  for (const part of [search, add, photos]) part.setService(accepts);
+  if (!state) return;
+  collection.setTotal(state.count);
+  index.show(state, version);
   takeUpJobs();
 });
 
-ignoreStrayDrops();
-signIn().then(refresh);
+function choose(name) {
+  if (name === "home") {
+    views.show("search", { focus: true });
+    goTo({ view: "search" });
+    return search.restore({}, null);
+  }
+  // To a search there was the visitor comes back, with its results.
+  goTo(
+    name === "search" ? search.place() : { view: name },
+    name === "search" ? search.query() : null,
+  );
+  views.show(name, { focus: true });
+}
+
+/** Shows what the address says, or what the visitor goes back to. */
+function restore(place, memory) {
+  if (views.show(place.view) === "search") search.restore(place, memory);
+}
+
+takeDrops((transfer) => {
+  if (views.shown() === "add" && may("write")) return add.takeDrop(transfer);
+  const [file] = transfer.files;
+  if (!file)
+    return showAlert("search", "That was no file. Save the photo first, then drop it here.");
+  views.show("search");
+  search.searchFile(file);
+});
+
+document.addEventListener("paste", (event) => {
+  if (document.querySelector("dialog[open]")) return;
+  const image = pastedImage(event.clipboardData);
+  const text = takesText(event.target) ? "" : (event.clipboardData?.getData("text/plain") ?? "");
+  const url = search.takesUrls() ? webAddress(text) : null;
+  if (!image && !url) return;
+  event.preventDefault();
+  views.show("search");
+  if (image) search.searchFile(image);
+  else search.searchUrl(url);
+});
 
 let tookUp = false;
 
@@ -29,10 +93,19 @@ async function takeUpJobs() {
   tookUp = true;
   let jobs;
   try {
-    jobs = (await getJobs()).jobs.filter(isUnfinished).reverse();
+    jobs = (await getJobs()).filter(isUnfinished).reverse();
   } catch {
     return; // a convenience only: the page works without it
   }
   add.resume(jobs.filter(({ type }) => type === "add"));
-  panel.resume(jobs.filter(({ type }) => type === "build"));
+  index.resume(jobs.filter(({ type }) => type === "build"));
 }
+
+drawIcons();
+makeTheme();
+wireKeyField();
+await signIn(refresh);
+restore(readAddress(), null);
+followHistory(restore);
+await refresh();
+byId("main").dataset.ready = "yes";

@@ -1,14 +1,18 @@
-// The head of the page: what this service is, and whether it can answer at all.
+// What this service is, and whether it can answer at all.
 
-import { Unreachable, getIndex, getReady, getVersion } from "./api.js";
+import { Unreachable } from "../api/http.js";
+import { getIndex } from "../api/index.js";
+import { getReady, getVersion } from "../api/service.js";
+import { byId, showText } from "../ui/dom.js";
+import { clearAlert, showError } from "../ui/messages.js";
+import { count, sentence } from "../ui/words.js";
 import { may } from "./session.js";
-import { byId, clearAlert, count, number, sentence, showError, showText } from "./ui.js";
 
 /**
- * Asks the service about itself and shows it; `onIndex(index, version)` hears of the index.
- * Never throws: what goes wrong is shown.
+ * Asks the service about itself and shows it; `onKnown({version, index})` hears of it, where
+ * `index` is null for those who may not see it. Never throws: what goes wrong is shown.
  */
-export function makeStatus(onIndex) {
+export function makeStatus(onKnown) {
   let latest = 0;
   let failed = false;
 
@@ -22,13 +26,13 @@ export function makeStatus(onIndex) {
       clearAlert("service");
       showAvailability(failure);
       showNotice(version.weights);
-      showState(version, index, failure);
-      if (index) onIndex(index, version);
+      showText(byId("state-line"), index ? count(index.count, "photo") : "");
+      if (!failure) onKnown({ version, index });
     } catch (error) {
       if (mine !== latest) return;
       failed = true;
-      byId("state-line").textContent = "The service does not answer";
-      showError("service", error);
+      showText(byId("state-line"), "not reachable");
+      showError("service", error, refresh);
     }
   }
 
@@ -52,7 +56,7 @@ async function readiness() {
 
 function showAvailability(failure) {
   byId("unavailable").hidden = !failure;
-  byId("tools").hidden = Boolean(failure);
+  byId("views").hidden = Boolean(failure);
   if (failure) byId("unavailable-detail").textContent = sentence(failure.message);
 }
 
@@ -60,16 +64,4 @@ function showNotice(weights) {
   const wanting = Boolean(weights && (!weights.trained || weights.fallback));
   showText(byId("weights-notice-text"), wanting ? sentence(weights.notice) : "");
   byId("weights-notice").hidden = !wanting;
-}
-
-function showState(version, index, failure) {
-  const model = `${version.backbone} with ${version.pooling}`;
-  const parts = index
-    ? [
-        `${count(index.count, "image")} indexed`,
-        index.generation ? `generation ${number(index.generation)}` : "not built yet",
-        model,
-      ]
-    : [failure ? "Not available" : model];
-  byId("state-line").textContent = parts.join(" \u00b7 ");
 }

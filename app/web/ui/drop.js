@@ -1,47 +1,41 @@
-// Files that are dropped or pasted, folders included.
+// Files that are dropped or pasted anywhere on the page, folders included.
 
 const HIDDEN_FILES = new Set(["Thumbs.db", "desktop.ini"]);
-const WANTED = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif|zip|tar|tgz|tbz2?|txz|tar\.\w+)$/i;
+const WANTED =
+  /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif|zip|tar|tgz|tbz2?|txz|tar\.\w+)$/i;
 
-/** Calls `onDrop(dataTransfer)` for what is dropped on `zone`, which shows that it would take it. */
-export function makeDropZone(zone, onDrop) {
+/** Calls `onDrop(dataTransfer)` for files dropped on the page, which shows that it takes them. */
+export function takeDrops(onDrop) {
   // dragenter and dragleave also come from the elements inside, hence the count.
   let depth = 0;
-  const show = () => zone.classList.toggle("zone-over", depth > 0);
-  zone.addEventListener("dragenter", (event) => {
-    if (!hasFiles(event)) return;
+  const show = () => document.body.classList.toggle("dropping", depth > 0);
+  addEventListener("dragenter", (event) => {
+    if (!hasFiles(event) || isBlocked()) return;
     depth += 1;
     show();
   });
-  zone.addEventListener("dragleave", () => {
+  addEventListener("dragleave", () => {
     depth = Math.max(0, depth - 1);
     show();
   });
-  zone.addEventListener("dragover", (event) => {
+  addEventListener("dragover", (event) => {
     if (!hasFiles(event)) return;
     event.preventDefault();
-    event.dataTransfer.dropEffect = "copy";
+    event.dataTransfer.dropEffect = isBlocked() ? "none" : "copy";
   });
-  zone.addEventListener("drop", (event) => {
+  addEventListener("drop", (event) => {
     depth = 0;
     show();
-    if (!hasFiles(event)) return;
+    // Whatever it is must not replace the page.
     event.preventDefault();
-    onDrop(event.dataTransfer);
+    if (hasFiles(event) && !isBlocked()) onDrop(event.dataTransfer);
   });
-}
-
-/** A photo that misses its zone must not replace the page. */
-export function ignoreStrayDrops() {
-  document.addEventListener("dragover", (event) => {
-    if (event.defaultPrevented || !hasFiles(event)) return;
-    event.preventDefault();
-    event.dataTransfer.dropEffect = "none";
-  });
-  document.addEventListener("drop", (event) => event.preventDefault());
 }
 
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+
+/** What is behind a dialog does not take drops. */
+const isBlocked = () => document.querySelector("dialog[open]") !== null;
 
 /** The first image on a clipboard, or undefined. */
 export function pastedImage(clipboard) {
