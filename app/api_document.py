@@ -28,6 +28,9 @@ the remedy. Answers of 429 and 503 say in `Retry-After` when to try again.
 the key and the body of an earlier one gets the answer of that one, for 24 hours, with
 `Idempotency-Replayed: true`.
 
+**Every answer** says in `Server-Timing` where its time went, and in `X-Request-ID` under which id
+the log has it: send your own, or one is made.
+
 **Unknown fields and parameters** are refused, not ignored.
 """
 
@@ -121,6 +124,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/livez"): Operation("get_liveness", "Is it alive?"),
     ("get", "/readyz"): Operation("get_readiness", "Can it answer?", INDEX),
     ("get", "/version"): Operation("get_version", "What is it made of?"),
+    ("get", "/metrics"): Operation("get_metrics", "What is counted"),
 }
 
 PROBLEMS: dict[int, tuple[str, str]] = {

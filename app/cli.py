@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from app.allocator import keep_large_blocks
 from app.settings import Settings, load_settings
 from engine.errors import EngineError, InvalidOption
 from engine.types import Expansion
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     help="Image search with co-occurrences of deep convolutional features.",
@@ -81,6 +84,8 @@ def serve(
         import uvicorn
 
         from app.main import create_app, start
+        from app.observing.logs import log_to_stderr
+        from app.observing.traces import traces_from_environment
         from app.server import KEEP_ALIVE_S, LAST_ANSWERS_S, Server
 
     settings = load_settings(
@@ -99,13 +104,13 @@ def serve(
         device=device,
         precision=precision,
     )
-    console.log_to_stderr()
+    log_to_stderr(settings.log_format, settings.log_level)
     _check_port(settings)
     # Each file of an upload is open while it arrives.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
-    console.err.print(f"starting the service at [bold]{settings.url}[/] (Ctrl+C stops it)")
-    service = create_app(settings)
+    log.info("starting the service at %s (Ctrl+C stops it)", settings.url)
+    service = create_app(settings, traces_from_environment())
     # Before the server runs: what keeps it from starting becomes one line, not a traceback.
     with console.late_progress_bar("downloading weights") as report:
         start(service.state.cooc, report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
@@ -13,11 +13,15 @@ from app.fetching.fetcher import Fetcher
 from app.job_events import Watch
 from app.jobs import Jobs
 from app.learned import Learned
+from app.observing.metrics import Metrics
 from app.security.access import Access
 from app.settings import Settings
 from engine.backbones.weights import Weights
 from engine.errors import EngineError
 from engine.searcher import Searcher
+
+if TYPE_CHECKING:  # an extra
+    from app.observing.otel import Traces
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class State:
     close: Callable[[], None] = lambda: None
     service: Service | None = None
     failure: EngineError | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces | None = None
 
     def __post_init__(self) -> None:
         self.access = Access(self.settings)

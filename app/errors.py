@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.observing.problems import code_of_status, note_problem
 from app.security.headers import headers_for
 from engine import errors
 
@@ -230,7 +231,7 @@ def problem_content(
 ) -> dict[str, Any]:
     """One problem document. `code` is stable for programs, `detail` is for people."""
     phrase = HTTPStatus(status).phrase
-    code = code or phrase.lower().replace(" ", "_").replace("'", "")
+    code = code or code_of_status(status)
     return {
         "type": f"urn:cooc:problem:{code}",
         "title": phrase,
@@ -246,6 +247,7 @@ def problem_content(
 def problem_for(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that met an error of the engine or of the HTTP side."""
     content = content_for(request, error)
+    note_problem(request.scope, content["code"])
     headers = dict(error.headers) if isinstance(error, RequestProblem) else {}
     if content["status"] == 503:
         headers["Retry-After"] = str(RETRY_AFTER_S.get(type(error), 30))

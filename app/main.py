@@ -6,12 +6,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
@@ -27,6 +28,10 @@ from app.fetching.policy import Policy
 from app.idempotency import Idempotency
 from app.jobs import Jobs
 from app.middleware import BodyLimit, RequestId, SameSite
+from app.observing.jobs import JobsObserved
+from app.observing.requests import Requests
+from app.observing.state import ServiceState
+from app.observing.templates import Templates
 from app.parameters import image_address, known_parameters
 from app.routes import (
     admin,
@@ -35,6 +40,7 @@ from app.routes import (
     images,
     index,
     jobs,
+    metrics,
     originals,
     search,
     session,
@@ -49,6 +55,9 @@ from app.spool import Spool
 from engine.backbones.weights import Progress
 from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 
+if TYPE_CHECKING:  # an extra
+    from app.observing.otel import Traces
+
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).parent / "web"
@@ -58,6 +67,7 @@ FORM_OVERHEAD = 2 << 20
 SPARE_THREADS = 16
 FRESH = {"Cache-Control": "no-cache"}
 """Ask again before using a stored copy: old and new files of the page must not be mixed."""
+UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 PAGES = frozenset({"/", "/web", "/docs", STATIC, "/openapi.json"})
 """Open to everybody: they are the program, which is public, and hold nothing of the collection.
 Somebody who is to type in a key needs the page first."""
@@ -72,9 +82,9 @@ class PageFiles(StaticFiles):
         return response
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     """The service. Nothing is loaded before its lifespan starts."""
-    state = State(settings)
+    state = State(settings, traces=traces)
     admission = Admission(
         # One pass is being made while the queue is full.
         max_requests=settings.max_queue + settings.batch_size,
@@ -101,14 +111,16 @@ def create_app(settings: Settings) -> FastAPI:
         title="Co-occurrence image search",
         version=__version__,
         lifespan=lifespan,
+        telemetry=UNTRACED if traces is None else traces.telemetry(),
     )
     app.state.cooc = state
     app.state.admission = admission
+    state.metrics.registry.register(ServiceState(state, admission))
     errors.install(app)
     checked = [Depends(image_address), Depends(known_parameters)]
     for routes in (search, compare, similar, originals, images, index, jobs, admin, snapshots):
         app.include_router(routes.router, dependencies=checked)
-    for lenient in (session, health):
+    for lenient in (session, health, metrics):
         app.include_router(lenient.router)
     describe(app)
     app.mount("/web", PageFiles(directory=WEB), name="web")
@@ -142,6 +154,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(SameSite)
     app.add_middleware(Callers, access=state.access)
+    app.add_middleware(
+        Requests, metrics=state.metrics, templates=Templates(app.routes), spans=traces
+    )
     app.add_middleware(RequestId)
     app.add_middleware(SecurityHeaders)
     return app
@@ -178,7 +193,12 @@ def start(state: State, progress: Progress | None = None) -> None:
     )
     try:
         runner = Jobs(
-            opened.searcher, spool, settings.data_dir, fetcher, auto_build=settings.auto_build
+            opened.searcher,
+            spool,
+            settings.data_dir,
+            fetcher,
+            observed=JobsObserved(state.metrics, state.traces),
+            auto_build=settings.auto_build,
         )
         runner.start()
     except BaseException:
@@ -196,3 +216,5 @@ def _stop(state: State) -> None:
         finally:
             state.close()
             state.service = None
+            if state.traces is not None:
+                state.traces.close()

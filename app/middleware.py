@@ -8,6 +8,7 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import PayloadTooLarge, code_of, problem
+from app.observing.problems import note_problem
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -97,6 +98,7 @@ class BodyLimit:
             await self._refuse(scope, receive, send, limit)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        note_problem(scope, code_of(PayloadTooLarge))
         response = problem(
             scope.get("request_id", ""),
             scope["path"],

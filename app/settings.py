@@ -55,6 +55,13 @@ class Settings(BaseSettings):
         default=None, description="Key that commands send to a service."
     )
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="json, text, or auto: text on a terminal, else json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important lines that are logged."
+    )
+
     backbone: str = Field(
         default="auto", description="Trunk: auto, vgg16, squeezenet1_1, resnet101 or vgg_lite."
     )

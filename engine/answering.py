@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from engine.errors import GenerationNotReached
 from engine.journal import Leaving
 from engine.metadata_columns import MetadataColumns
 from engine.ranking import judge, least_similarity, rank, select_hits
+from engine.stages import note
+from engine.tally import Tally
 from engine.types import Expansion, SearchAnswer, SearchOptions, Vectors
 from engine.vector_index import SearchKnobs
 from engine.view import View
@@ -47,6 +49,7 @@ class Answering:
     columns: MetadataColumns
     leaving: Leaving
     fingerprint: str
+    tally: Tally = field(default_factory=Tally)
 
     def answer(self, view: View, query: Query, options: SearchOptions) -> SearchAnswer:
         """The stored images most similar to the query, best first.
@@ -94,13 +97,16 @@ class Answering:
         records |= self.leaving.find(row for row, _ in ranked if row not in records)
         judged = judge(rows, plain, exact, background, view.calibration)
         hits = select_hits(ranked, records, judged, exact, query.own_id, options, least, own)
+        ended = time.perf_counter()
+        note("search", started, ended)
+        self.tally.count(hits, options, joined)
         return SearchAnswer(
             hits=hits,
             fingerprint=self.fingerprint,
             generation=view.generation,
             count=len(view.index),
             expanded_with=joined,
-            timing_ms={"search": 1000 * (time.perf_counter() - started)},
+            timing_ms={"search": 1000 * (ended - started)},
         )
 
     def _rows_of(self, digests: Iterable[str]) -> set[int]:

@@ -7,13 +7,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from engine.errors import Overloaded
-from engine.waiting_line import Entry, Priority, WaitingLine
+from engine.origin import working_for
+from engine.waiting_line import Entry, Priority, Waiting, WaitingLine
 
 __all__ = ["Batcher", "Load", "Priority"]
 
@@ -100,7 +100,7 @@ class Batcher(Generic[Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, item: Item, *, deadline: float = math.inf) -> Future[Result]:
+    def submit(self, item: Item, *, deadline: float = math.inf) -> Waiting[Result]:
         """Queue an item that somebody waits for.
 
         Args:
@@ -122,7 +122,7 @@ class Batcher(Generic[Item, Result]):
             self._put(entry)
         return entry.future
 
-    def submit_bulk(self, item: Item) -> Future[Result]:
+    def submit_bulk(self, item: Item) -> Waiting[Result]:
         """Queue an item of bulk work, after waiting for room. Raises RuntimeError when closed."""
         entry = self._entry(item, Priority.BULK, math.inf)
         with self._changed:
@@ -259,7 +259,8 @@ class Batcher(Generic[Item, Result]):
         entries: list[Entry[Item, Result]],
     ) -> None:
         try:
-            results = work([entry.item for entry in entries])
+            with working_for(entry.origin for entry in entries):
+                results = work([entry.item for entry in entries])
             if len(results) != len(entries):
                 raise RuntimeError(f"{len(results)} results for {len(entries)} items")
         # Whatever it was, it belongs to a caller; a worker that dies would hang all of them.

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from engine.errors import DeadlineExceeded
+from engine.stages import note
+from engine.waiting_line import Waiting
 
 Result = TypeVar("Result")
 
@@ -80,6 +82,18 @@ class Call:
             future.cancel()
             with self._lock:
                 self._waiting.discard(future)
+
+    def wait_in_line(self, waiting: Waiting[Result]) -> Result:
+        """As `wait`; until its turn the time is noted as `queue`, then as `describe`."""
+        since = time.perf_counter()
+        try:
+            return self.wait(waiting)
+        finally:
+            ended = time.perf_counter()
+            began = ended if waiting.began is None else min(max(waiting.began, since), ended)
+            note("queue", since, began)
+            if waiting.began is not None:
+                note("describe", began, ended)
 
     @contextmanager
     def current(self) -> Iterator[None]:

@@ -1,6 +1,8 @@
-"""Which devices describe: one, several, or all GPUs."""
+"""Which devices describe: one, several, or all GPUs; and what is used of them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
@@ -19,3 +21,28 @@ def device_names(names: str) -> list[str]:
     if not all(found):
         raise InvalidOption(f"device {names!r} has an empty name; write e.g. cuda:0,cuda:1")
     return found
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """A device that describes. Memory is that of this process, in bytes; None on a CPU, where it is
+    that of the process as a whole."""
+
+    name: str
+    type: str
+    used: int | None = None
+    peak: int | None = None
+    total: int | None = None
+
+
+def device_use(device: torch.device) -> DeviceUse:
+    """What tensors take on `device` now, what they took at most, and what there is of memory."""
+    if device.type != "cuda":
+        return DeviceUse(str(device), device.type)
+    return DeviceUse(
+        str(device),
+        device.type,
+        torch.cuda.memory_allocated(device),
+        torch.cuda.max_memory_allocated(device),
+        torch.cuda.get_device_properties(device).total_memory,
+    )

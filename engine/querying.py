@@ -30,7 +30,9 @@ from engine.images import Cut, DecodedImage, digest
 from engine.originals import Originals
 from engine.postprocess import LinearProjection
 from engine.query_region import Region
+from engine.stages import stage
 from engine.types import ImageRecord, Pixels, Vectors
+from engine.waiting_line import Waiting
 
 One = TypeVar("One")
 Result = TypeVar("Result")
@@ -51,7 +53,7 @@ class Queue:
     """
 
     decode: Callable[[bytes, Cut | None], Future[DecodedImage]]
-    submit: Callable[[Pixels, float], Future[Vectors]]
+    submit: Callable[[Pixels, float], Waiting[Vectors]]
     expecting: Callable[[], AbstractContextManager[None]]
 
 
@@ -86,7 +88,7 @@ class DescribedExample:
         digest: of the file.
         own_id: its id, if it was named by that.
         part: whether it is a region: then it is not the same as its file.
-        decode_s, describe_s: seconds that this took.
+        decode_s, queue_s, describe_s: seconds that this took; `queue_s` until the model began.
     """
 
     raw: Vectors
@@ -94,6 +96,7 @@ class DescribedExample:
     own_id: str | None = None
     part: bool = False
     decode_s: float = 0.0
+    queue_s: float = 0.0
     describe_s: float = 0.0
 
 
@@ -113,7 +116,7 @@ class _Waiting:
     """An example whose pixels wait for the model; `example` lacks its descriptor."""
 
     example: DescribedExample
-    future: Future[Vectors]
+    future: Waiting[Vectors]
     since: float
 
 
@@ -176,7 +179,8 @@ class Examples:
         return _File(data, region, own_id, future, started)
 
     def _queued(self, file: _File, call: Call) -> _Waiting | DescribedExample:
-        image = call.wait(file.future)
+        with stage("decode"):
+            image = call.wait(file.future)
         region = file.region
         if region is not None and region.is_whole(image.width, image.height):
             # A region of all is no region: it may be stored, and is decoded in another way.
@@ -221,8 +225,14 @@ class Examples:
 
 
 def _ended(waiting: _Waiting, call: Call) -> DescribedExample:
-    raw = stored_descriptor(call.wait(waiting.future))
-    return replace(waiting.example, raw=raw, describe_s=time.perf_counter() - waiting.since)
+    raw = stored_descriptor(call.wait_in_line(waiting.future))
+    began = waiting.future.began or waiting.since
+    return replace(
+        waiting.example,
+        raw=raw,
+        queue_s=began - waiting.since,
+        describe_s=time.perf_counter() - began,
+    )
 
 
 def _or_error(

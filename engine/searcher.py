@@ -6,8 +6,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from engine.calls import Call, current_call
 from engine.catalog import Catalog, stored_descriptor
 from engine.comparing import Comparison, Described, compare
 from engine.describer import Describer
+from engine.devices import DeviceUse, device_use
 from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
     BadImage,
@@ -34,7 +37,7 @@ from engine.errors import (
 )
 from engine.explained_hits import HitExplainer
 from engine.generations import Generations, Manifest, Progress, Reporter, project
-from engine.images import DecodedImage, encode_thumbnail
+from engine.images import Cut, DecodedImage, encode_thumbnail
 from engine.index_stats import IndexStats
 from engine.journal import Leaving
 from engine.metadata_columns import MetadataColumns
@@ -48,7 +51,9 @@ from engine.querying import (
     of_example,
     query_of,
 )
+from engine.stages import stage, stages
 from engine.storage import storage_errors
+from engine.tally import Tally
 from engine.types import (
     ImageRecord,
     Json,
@@ -144,7 +149,7 @@ class Searcher:
                 build_process_from,
             )
             queue = Queue(
-                lambda data, cut: self._decoding.submit(describer.decode, data, box=cut),
+                self._begin_decoding,
                 lambda pixels, deadline: self._batcher.submit(pixels, deadline=deadline),
                 self._batcher.expecting,
             )
@@ -316,7 +321,9 @@ class Searcher:
         image, vector = self._decode_and_describe(data)
         if self.originals is not None and self.originals.keeps:
             image = replace(image, data=data)
-        (record,), replaced = self._writing.store([new_image(image_id, image, vector, metadata)])
+        with stage("store"):
+            new = new_image(image_id, image, vector, metadata)
+            (record,), replaced = self._writing.store([new])
         return record, not replaced
 
     def describe_many(
@@ -376,10 +383,11 @@ class Searcher:
         Raises: as decoding does, BadRegion, RegionNeedsOriginal, UnknownImage, Overloaded,
             DeadlineExceeded, GenerationNotReached.
         """
-        (answer,) = self.search_many([(query, options)])
+        with stages("decode", "queue", "describe") as timing:
+            (answer,) = self.search_many([(query, options)])
         if isinstance(answer, EngineError):
             raise answer
-        return answer
+        return replace(answer, timing_ms=timing.milliseconds())
 
     def search_many(
         self, queries: Sequence[tuple[ImageQuery, SearchOptions]]
@@ -421,11 +429,14 @@ class Searcher:
             answer = self._answering.answer(view, asked, options)
         except EngineError as error:
             return error
-        return _timed(
-            answer,
-            decode=sum(example.decode_s for example in good),
-            describe=max(example.describe_s for example in good),
-        )
+        # As long as each of them took, though they share their passes with others.
+        took = {
+            "decode": sum(example.decode_s for example in good),
+            "queue": max(example.queue_s for example in good),
+            "describe": max(example.describe_s for example in good),
+        }
+        timing = {name: 1000 * seconds for name, seconds in took.items()}
+        return replace(answer, timing_ms={**timing, **answer.timing_ms})
 
     def search_described(
         self, raw: Vectors, file_digest: str, options: SearchOptions
@@ -490,6 +501,16 @@ class Searcher:
 
     # --- what somebody waits for ----------------------------------------------------------
 
+    def device_use(self) -> list[DeviceUse]:
+        """Each device that describes, once."""
+        devices = dict.fromkeys(describer.device for describer in self.describers)
+        return [device_use(device) for device in devices]
+
+    @property
+    def tally(self) -> Tally:
+        """Searches so far, by how they turned out."""
+        return self._answering.tally
+
     @property
     def load(self) -> Load:
         """What the queue before the model has seen, and what it holds now."""
@@ -505,11 +526,16 @@ class Searcher:
         with self._batcher.expecting():
             image = self._decode(data, call)
             waiting = self._batcher.submit(image.pixels, deadline=call.deadline)
-        return image, call.wait(waiting)
+        return image, call.wait_in_line(waiting)
 
     def _decode(self, data: bytes, call: Call) -> DecodedImage:
         """In a thread for it, in turn; not at all if nobody waits any more by then."""
-        return call.wait(self._decoding.submit(self.describer.decode, data))
+        with stage("decode"):
+            return call.wait(self._begin_decoding(data))
+
+    def _begin_decoding(self, data: bytes, cut: Cut | None = None) -> Future[DecodedImage]:
+        decode = partial(self.describer.decode, data, box=cut)
+        return self._decoding.submit(copy_context().run, decode)
 
 
 def _workers(describers: Sequence[Describer]) -> list[Worker]:
@@ -539,8 +565,3 @@ def new_image(image_id: str, image: DecodedImage, vector: Vectors, metadata: Jso
         descriptor=vector,
         data=image.data,
     )
-
-
-def _timed(answer: SearchAnswer, **seconds: float) -> SearchAnswer:
-    timing = {name: 1000 * value for name, value in seconds.items()}
-    return replace(answer, timing_ms={**timing, **answer.timing_ms})

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Generic, TypeVar
 
 from engine.errors import DeadlineExceeded
+from engine.origin import Origin, origin
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,17 +27,33 @@ class Priority(IntEnum):
     BULK = 1
 
 
+class Waiting(Future[Result]):
+    """What becomes of an entry, and since when it has been worked on."""
+
+    began: float | None = None
+    """A time of `time.perf_counter`; None while it waits."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        # Before: whoever waits may be told at once.
+        self.began = time.perf_counter()
+        running = super().set_running_or_notify_cancel()
+        if not running:
+            self.began = None
+        return running
+
+
 @dataclass(eq=False)
 class Entry(Generic[Item, Result]):
     """An item that waits. Items of one `kind` may share a call; `size` is in bytes, `deadline` a
-    time of `time.monotonic`."""
+    time of `time.monotonic`, `origin` whom it is for."""
 
     item: Item
     kind: Hashable
     size: int
     priority: Priority
     deadline: float
-    future: Future[Result] = field(default_factory=Future)
+    future: Waiting[Result] = field(default_factory=Waiting)
+    origin: Origin = field(default_factory=origin)
 
     def alive(self, now: float) -> bool:
         return self.deadline > now and not self.future.cancelled()

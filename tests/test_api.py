@@ -81,7 +81,7 @@ def test_an_added_image_is_found_at_once_with_its_metadata(client: TestClient) -
     assert thumbnail.headers["content-type"] == "image/jpeg"
     assert thumbnail.content[:2] == b"\xff\xd8"
     assert answer["index"]["count"] == 1
-    assert set(answer["timing_ms"]) == {"decode", "describe", "search"}
+    assert set(answer["timing_ms"]) == {"decode", "queue", "describe", "search"}
 
 
 def test_putting_again_replaces_and_says_so(client: TestClient) -> None:

@@ -67,7 +67,7 @@ def busy(gated: Gated, make: Make) -> Batcher[int, int]:
     return batcher
 
 
-def results(futures: list[Future[int]]) -> list[int]:
+def results(futures: Sequence[Future[int]]) -> list[int]:
     return [future.result(WAIT_S) for future in futures]
 
 

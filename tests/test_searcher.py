@@ -153,7 +153,7 @@ def test_the_order_is_that_of_the_cosines(filled: Searcher, scenes: list[NewImag
     assert [hit.rank for hit in answer.hits] == list(range(1, COUNT + 1))
     assert (answer.count, answer.generation, answer.expanded_with) == (COUNT, 0, 0)
     assert answer.fingerprint == filled.recipe.fingerprint
-    assert set(answer.timing_ms) == {"decode", "describe", "search"}
+    assert set(answer.timing_ms) == {"decode", "queue", "describe", "search"}
 
 
 def test_after_a_build_the_order_is_that_of_the_principal_components(

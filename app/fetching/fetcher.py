@@ -18,6 +18,7 @@ from app.fetching.lookup import Lookup, checked_addresses, system_lookup
 from app.fetching.parsing import BadUrl, Target, parse_url, redirected
 from app.fetching.policy import Policy
 from engine.errors import ImageTooLarge, Overloaded
+from engine.stages import stage
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class Fetcher:
                 f"{MAX_QUERIES} URLs are being fetched already; try again", retry_after_s=2
             )
         try:
-            return self.fetch(url)
+            with stage("fetch"):
+                return self.fetch(url)
         finally:
             self._queries.release()
 

@@ -45,8 +45,8 @@ def job_out(status: WorkflowStatus, live: Live | None) -> JobOut:
     state = STATES[status.status]
     ended = status.output if isinstance(status.output, dict) else {}
     progress = _progress(status, ended, live)
-    if state == "succeeded" and progress.failed:
-        state = "failed" if progress.failed == progress.total else "partial"
+    if state == "succeeded":
+        state = judged(progress)
     error = str(status.error) if status.error else None
     if state == "failed" and error is None:
         error = "no image of this upload could be added; see its errors"
@@ -64,6 +64,13 @@ def job_out(status: WorkflowStatus, live: Live | None) -> JobOut:
         error=error,
         result=ended.get("result"),
     )
+
+
+def judged(progress: ProgressOut) -> JobState:
+    """The state of a job that came to its end: images may have failed meanwhile."""
+    if not progress.failed:
+        return "succeeded"
+    return "failed" if progress.failed == progress.total else "partial"
 
 
 def _progress(

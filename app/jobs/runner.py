@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from app.jobs.record import FINISHED, RECORDED, STATES, UNFINISHED, error_page, 
 from app.jobs.reports import Reports, report_page
 from app.jobs.running import Running
 from app.jobs.workflows import Workflows
+from app.observing.jobs import JobsObserved
 from app.schemas import JobErrorsOut, JobOut, JobState, JobType, UrlImageIn
 from app.spool import Spool
 from engine.duplicates import DuplicateOptions
@@ -59,6 +61,7 @@ class Jobs:
         data_dir: Path,
         fetcher: Fetcher,
         *,
+        observed: JobsObserved,
         auto_build: bool = True,
     ) -> None:
         self._searcher = searcher
@@ -77,8 +80,16 @@ class Jobs:
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="jobs-aside")
         self._fetcher = fetcher
         self._downloads = Downloads(spool, fetcher, self._running)
+        self._observed = observed
         self._work = Workflows(
-            searcher, spool, data_dir, self._reports, self._running, self._downloads, self
+            searcher,
+            spool,
+            data_dir,
+            self._reports,
+            self._running,
+            self._downloads,
+            observed,
+            self,
         )
 
     def start(self) -> None:
@@ -236,12 +247,13 @@ class Jobs:
 
     def cancel(self, job_id: str) -> None:
         """Stop a job as soon as it can; what was added stays. Raises UnknownJob."""
-        self._find(job_id)
+        status = self._find(job_id)
         with job_errors(self._path):
             DBOS.cancel_workflow(job_id)
         ended = STATES[self._find(job_id).status] != "cancelled"
         if not ended and not self._running.cancel(job_id):
             self._spool.remove(job_id)  # nobody is left who would
+            self._observed.never_began(status.name)
 
     def _enqueue(
         self, queue: str, work: Callable[..., Json], job_id: str | None = None, *more: Any
@@ -291,6 +303,13 @@ class Jobs:
         """
         self._find(job_id)
         return report_page(self._reports.read(job_id), limit, cursor)
+
+    def unfinished(self) -> Counter[tuple[str, JobState]]:
+        """How many jobs wait or run, by type and state."""
+        self._check_launched()
+        with job_errors(self._path):
+            jobs = list(_listed(status=UNFINISHED, load_output=False))
+        return Counter((job.name, STATES[job.status]) for job in jobs)
 
     def _find(self, job_id: str) -> WorkflowStatus:
         self._check_launched()

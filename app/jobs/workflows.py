@@ -16,15 +16,18 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from app import __version__
 from app.duplicates import duplicates_of
 from app.jobs.downloads import AHEAD, Downloads
+from app.jobs.record import judged
 from app.jobs.reports import Reports
 from app.jobs.running import Running, Stopping
-from app.schemas import ProgressOut, SnapshotOut
+from app.observing.jobs import JobsObserved
+from app.schemas import JobType, ProgressOut, SnapshotOut
 from app.spool import Spool
 from engine.duplicates import DuplicateOptions
 from engine.errors import StorageFull, StorageReadOnly
 from engine.ingest import CHUNK, Offered, add_chunk
 from engine.searcher import Searcher
 from engine.snapshots import Listed, create_snapshot
+from engine.stages import stage
 from engine.types import AddOutcome, AddResult, Json
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Workflows(DBOSConfiguredInstance):
         reports: Reports,
         running: Running,
         downloads: Downloads,
+        observed: JobsObserved,
         hooks: Hooks,
     ) -> None:
         self._data_dir = data_dir
@@ -71,6 +75,7 @@ class Workflows(DBOSConfiguredInstance):
         self._reports = reports
         self._running = running
         self._downloads = downloads
+        self._observed = observed
         self._hooks = hooks
         super().__init__("jobs")
 
@@ -79,7 +84,7 @@ class Workflows(DBOSConfiguredInstance):
     @DBOS.workflow(name="add")
     def run_add(self, job_id: str, again: bool) -> Json:
         """`again` for an upload whose earlier job was lost, with all that was recorded of it."""
-        with self._at_work(job_id), self._downloads.of(job_id):
+        with self._at_work(job_id, "add"), self._downloads.of(job_id):
             # From a record, as the upload may be gone by now.
             unpacked = self.unpack(job_id)
             progress, since = ProgressOut(total=unpacked["total"]), unpacked["offered_at"]
@@ -135,6 +140,7 @@ class Workflows(DBOSConfiguredInstance):
         except InterruptedError as error:
             raise Stopping from error
         counts = _counts(results)
+        self._observed.images(counts)
         # Here, too: if the job is cancelled meanwhile, nothing is recorded after this step.
         live = self._running.live(job_id)
         if live is not None:
@@ -154,7 +160,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @DBOS.workflow(name="build")
     def run_build(self, job_id: str) -> Json:
-        with self._at_work(job_id):
+        with self._at_work(job_id, "build"):
             result = self.build_generation(job_id)
             # Not of its last part, which may end before all that there was time for.
             done = ProgressOut(total=result["count"], processed=result["count"])
@@ -162,7 +168,8 @@ class Workflows(DBOSConfiguredInstance):
 
     @DBOS.step(name="build_generation")
     def build_generation(self, job_id: str) -> Json:
-        manifest = self._searcher.build(self._progress(job_id), phase=self._phase(job_id))
+        with stage("build"):
+            manifest = self._searcher.build(self._progress(job_id), phase=self._phase(job_id))
         return {
             "generation": manifest.number,
             "count": manifest.count,
@@ -172,7 +179,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @DBOS.workflow(name="duplicates")
     def run_duplicates(self, job_id: str, options: Json) -> Json:
-        with self._at_work(job_id):
+        with self._at_work(job_id, "duplicates"):
             result = self.find_duplicates(job_id, options)
             return _ended(self._last(job_id), result)
 
@@ -187,7 +194,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @DBOS.workflow(name="snapshot")
     def run_snapshot(self, job_id: str, note: str) -> Json:
-        with self._at_work(job_id):
+        with self._at_work(job_id, "snapshot"):
             result = self.take_snapshot(job_id, note)
             return _ended(self._last(job_id), result)
 
@@ -207,22 +214,27 @@ class Workflows(DBOSConfiguredInstance):
     # --- internals ------------------------------------------------------------------------
 
     @contextmanager
-    def _at_work(self, job_id: str) -> Iterator[None]:
+    def _at_work(self, job_id: str, type: JobType) -> Iterator[None]:
         """Whether a job that is left ends, is taken up later, or is forgotten."""
         try:
-            with self._running.job(job_id):
+            with self._running.job(job_id), self._observed.job(job_id, type) as outcome:
                 try:
                     self._running.check(job_id)
                     yield
+                    outcome.state = judged(self._last(job_id))
                 except DBAPIError as error:
                     # What was done could not be recorded: it goes on once that is possible again.
                     log.error("the job %s cannot be recorded: %s", job_id, error.orig)
                     self._running.say(job_id, f"its progress cannot be recorded: {error.orig}")
                     raise Stopping from error
                 except Exception:
+                    outcome.state = "failed"
                     self._spool.remove(job_id)
                     raise
                 finally:
+                    if outcome.state is None and self._running.cancelled(job_id):
+                        outcome.state = "cancelled"
+                    outcome.images = self._last(job_id).processed
                     self._hooks.left(job_id)
         finally:
             # What was added stays; the rest of the upload is given up.

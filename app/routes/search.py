@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import uuid
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -29,6 +29,7 @@ from engine.errors import EngineError
 from engine.explained_hits import HitExplanation
 from engine.querying import Example, ImageQuery
 from engine.searcher import Searcher
+from engine.stages import stage, stages
 from engine.types import SearchAnswer
 
 router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])
@@ -102,11 +103,11 @@ def answered(
     query_id = uuid.uuid4().hex
     if "explain" not in request.fields.include:
         return SearchOut.of(answer, request.fields, query_id, root)
-    started = time.perf_counter()
-    explained = explain(searcher, answer, query.positives[0])
-    out = SearchOut.of(answer, request.fields, query_id, root, explained)
-    out.timing_ms["explain"] = round(1000 * (time.perf_counter() - started), 2)
-    return out
+    with stages() as timing, stage("explain"):
+        explained = explain(searcher, answer, query.positives[0])
+    timing_ms = {**answer.timing_ms, **timing.milliseconds()}
+    timed = replace(answer, timing_ms=timing_ms)
+    return SearchOut.of(timed, request.fields, query_id, root, explained)
 
 
 def explain(searcher: Searcher, answer: SearchAnswer, query: Example) -> dict[str, HitExplanation]:

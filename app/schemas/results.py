@@ -130,7 +130,8 @@ class SearchOut(Out):
     query_expansion: ExpansionOut
     """Whether the query was expanded."""
     timing_ms: dict[str, float]
-    """Milliseconds of decoding, describing, searching, and explaining where that was asked for."""
+    """Milliseconds of decoding, of waiting for the model (`queue`), describing, searching, and
+    explaining where that was asked for. `Server-Timing` has the same, and the whole."""
 
     @classmethod
     def of(

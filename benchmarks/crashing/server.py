@@ -24,6 +24,8 @@ UNTRAINED = {
 """The smallest trunk: what is tested is not what a model finds."""
 
 START_LIMIT_S = 60.0
+_COMPLAINT = re.compile(r"\S+Z ((?:WARNING|ERROR|CRITICAL) .*)")
+_ORIGIN = re.compile(r" (?:request|job)_ids?=\S+")
 _REPLAYED = re.compile(r"replayed (\d+) added and (\d+) removed")
 
 
@@ -62,8 +64,7 @@ class Service:
             **(UNTRAINED if environment is None else environment),
             "COOC_DATA_DIR": str(folder),
             "COOC_PORT": str(port),
-            # One line of the log is one message.
-            "COLUMNS": "1000",
+            "COOC_LOG_FORMAT": "text",
         }
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,8 +115,8 @@ class Service:
 
     def complaints(self) -> list[str]:
         """Lines of the log that are warnings or errors, without time and without doubles."""
-        found = (line for line in self.log().splitlines() if re.search(r"\b(WARN|ERROR)", line))
-        return list(dict.fromkeys(re.sub(r"^[\d: ]+", "", line).strip() for line in found))
+        found = (_COMPLAINT.match(line) for line in self.log().splitlines())
+        return list(dict.fromkeys(_ORIGIN.sub("", line[1]) for line in found if line))
 
     def _last_line(self) -> str:
         lines = self.log().strip().splitlines()
