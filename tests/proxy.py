@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,12 +31,12 @@ def missing() -> str | None:
 
 
 def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    """start.sh with these settings and no others; it writes below `folder`."""
+    """start.sh with these settings and no others; it writes below `folder` unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "access.log").open("ab") as log:
         return subprocess.Popen(
             [str(START), *arguments],
-            env={"PATH": f"{os.environ['PATH']}:/usr/sbin", "RUN_DIR": str(folder), **settings},
+            env={"PATH": f"{os.environ['PATH']}:/usr/sbin"} | {"RUN_DIR": str(folder)} | settings,
             stdout=log,
             stderr=subprocess.PIPE,
             text=True,
@@ -44,10 +45,13 @@ def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.P
 
 @contextmanager
 def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
-    """The address of a proxy before a service on that port."""
+    """The address of a proxy before a service on that port; `folder` gets its log."""
     port = free_port()
+    # Started by root, nginx works as a user who cannot look into the folders of tests.
+    run_dir = Path(tempfile.mkdtemp())
+    run_dir.chmod(0o755)
     own = {"UPSTREAM": f"127.0.0.1:{upstream_port}", "HTTP_LISTEN": f"127.0.0.1:{port}"}
-    process = start_script(folder, **own, **settings)
+    process = start_script(folder, **own, RUN_DIR=str(run_dir), **settings)
     try:
         for _ in range(200):
             with socket.socket() as probe:
@@ -59,6 +63,7 @@ def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.communicate(timeout=30)
+        shutil.rmtree(run_dir)
 
 
 @contextmanager

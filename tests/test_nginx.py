@@ -17,7 +17,6 @@ import pytest
 import trustme
 
 from app.main import create_app
-from app.middleware import BodyLimit
 from app.schemas import ProblemOut
 from app.security.scopes import Scope
 from app.settings import Settings
@@ -28,7 +27,7 @@ from tests.server import Server, serving
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
-LIMITS = {"COOC_MAX_UPLOAD_MB": "2", "COOC_MAX_BULK_MB": "8"}
+LIMITS = {"COOC_MAX_UPLOAD_MB": "1", "COOC_MAX_BULK_MB": "8"}
 WAIT_S = 20
 
 
@@ -107,15 +106,14 @@ def test_the_name_of_a_request_goes_through_and_is_logged_and_no_query_is(site: 
 
 
 def test_bodies_are_refused_where_the_service_would_refuse_them(site: Site) -> None:
-    environment = {name.removeprefix("COOC_").lower(): value for name, value in LIMITS.items()}
-    app = create_app(Settings(**environment))
-    limit: dict[str, Any] = next(m.kwargs for m in app.user_middleware if m.cls is BodyLimit)
+    app = create_app(Settings(max_upload_mb=1, max_bulk_mb=8))
+    limit: dict[str, Any] = next(m.kwargs for m in app.user_middleware if "larger" in m.kwargs)
     bounds = {"/images/a.jpg": limit["max_bytes"], "/other": limit["max_bytes"], **limit["larger"]}
     assert len(bounds) >= 4
     for path, bytes_ in bounds.items():
         head = f"POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: "
-        passed = response(site.send(f"{head}{bytes_}\r\n\r\n".encode()))
-        assert passed.status_code == 401, path  # a stranger, who need not send the body
+        passed = response(site.send(f"{head}{bytes_}\r\n\r\n".encode() + bytes_ * b"x"))
+        assert passed.status_code == 401, path  # the service speaks, not the proxy
         assert not is_of_the_proxy(passed)
         refused = response(site.send(f"{head}{bytes_ + 1}\r\n\r\n".encode()))
         assert refused.status_code == 413, path
@@ -139,12 +137,35 @@ def test_bodies_of_unknown_length_are_refused_too(site: Site) -> None:
     assert problem(answer).code == "payload_too_large"
 
 
-def test_strangers_are_answered_though_they_go_on_sending(site: Site) -> None:
-    body = b"x" * (8 << 20)
+@pytest.mark.parametrize(("path", "bytes_"), [("/index/add", 8 << 20), ("/search", 1 << 20)])
+def test_strangers_are_answered_though_they_go_on_sending(
+    site: Site, path: str, bytes_: int
+) -> None:
+    # Over and over through one client, which takes the connection that it had if it may.
     for _ in range(20):
-        answer = site.http.post("/index/add", content=body)
+        answer = site.http.post(path, content=bytes_ * b"x")
         assert answer.status_code == 401
         assert problem(answer).code == "key_required"
+
+
+def test_a_service_that_sees_a_photo_sees_all_of_it(tmp_path: Path) -> None:
+    seen: list[bytes] = []
+
+    def reading(connection: socket.socket) -> None:
+        seen.append(read_head(connection))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    def body() -> Iterator[bytes]:
+        yield b"first"
+        # Whether nginx has passed it on by now does not depend on a clock: it has answered another.
+        httpx.get(f"{url}/other")
+        assert len(seen) == 1
+        yield b"second"
+
+    with answering(reading) as port, proxied(tmp_path, port) as url:
+        length = {"Content-Length": str(len(b"firstsecond"))}
+        httpx.post(f"{url}/search", content=body(), headers=length, timeout=WAIT_S)
+    assert [b"POST" in head for head in seen] == [False, True]
 
 
 def test_a_bulk_upload_goes_through_and_is_followed(site: Site) -> None:
@@ -220,7 +241,7 @@ def test_another_proxy_in_front_is_believed_if_it_is_named(tmp_path: Path) -> No
             behind = seen_headers(httpx.get(url, headers=sent))
     assert (alone["x-forwarded-for"], alone["x-forwarded-proto"]) == ("127.0.0.1", "http")
     assert (behind["x-forwarded-for"], behind["x-forwarded-proto"]) == ("192.0.2.7", "https")
-    assert alone["host"] == urlsplit(str(url)).netloc or ":" in alone["host"]
+    assert behind["host"] == urlsplit(url).netloc
     assert "forwarded" not in alone | behind
 
 
@@ -246,7 +267,7 @@ def test_events_arrive_when_they_are_sent(tmp_path: Path) -> None:
         assert next(lines) == "data: second"
 
 
-def test_an_upload_is_passed_on_while_it_arrives(tmp_path: Path) -> None:
+def test_a_bulk_upload_is_passed_on_while_it_arrives(tmp_path: Path) -> None:
     begun = threading.Event()
 
     def reading(connection: socket.socket) -> None:
@@ -265,10 +286,8 @@ def test_an_upload_is_passed_on_while_it_arrives(tmp_path: Path) -> None:
 
     with answering(reading) as port, proxied(tmp_path, port) as url:
         length = {"Content-Length": str(len(b"firstsecond"))}
-        for path in ("/index/add", "/search"):
-            begun.clear()
-            answer = httpx.post(f"{url}{path}", content=body(), headers=length, timeout=WAIT_S)
-            assert answer.status_code == 200
+        answer = httpx.post(f"{url}/index/add", content=body(), headers=length, timeout=WAIT_S)
+        assert answer.status_code == 200
 
 
 def test_a_service_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
@@ -277,10 +296,13 @@ def test_a_service_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
         assert problem(answer).code == "bad_gateway"
         assert answer.headers["Retry-After"] == "5"
     enough = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        read_head(connection)
+        enough.wait(WAIT_S)
+
     with (
-        answering(
-            lambda connection: (read_head(connection), enough.wait(WAIT_S))[0] and None
-        ) as port,
+        answering(silent) as port,
         proxied(tmp_path / "slow", port, COOC_DEADLINE_S="0.5", MARGIN_S="1") as url,
     ):
         answer = httpx.get(f"{url}/readyz")

@@ -97,7 +97,6 @@ problems() {
     problem 414 uri_too_long 'Request-URI Too Long' 'the address is longer than 16 kB'
     problem 431 request_header_fields_too_large 'Request Header Fields Too Large' \
         'a header is longer than 16 kB'
-    problem 500 internal_server_error 'Internal Server Error' 'the proxy failed; see its log'
     problem 502 bad_gateway 'Bad Gateway' 'the service does not answer; it may be starting' \
         'add_header Retry-After 5 always;'
     problem 503 service_unavailable 'Service Unavailable' 'try again in a few seconds' \
