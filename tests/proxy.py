@@ -31,7 +31,7 @@ def missing() -> str | None:
 
 
 def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
-    """start.sh with these settings and no others; it writes below `folder` unless told otherwise."""
+    """start.sh with these settings alone; it writes below `folder` unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "access.log").open("ab") as log:
         return subprocess.Popen(
