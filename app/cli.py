@@ -16,7 +16,7 @@ from app.settings import Settings, load_settings
 from engine.errors import EngineError, InvalidOption
 from engine.types import Expansion
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("app.cli")  # also when it is run as `python -m app.cli`
 
 app = typer.Typer(
     help="Image search with co-occurrences of deep convolutional features.",

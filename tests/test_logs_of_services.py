@@ -132,7 +132,13 @@ def test_all_that_a_service_writes_is_json(tmp_path: Path) -> None:
     text = (tmp_path / "server.log").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     loggers = {line["logger"] for line in lines}
-    assert {"app.main", "app.observing.requests", "app.observing.jobs", "uvicorn.error"} <= loggers
+    assert {
+        "app.cli",
+        "app.main",
+        "app.observing.requests",
+        "app.observing.jobs",
+        "uvicorn.error",
+    } <= loggers
     assert all({"time", "level", "event"} <= line.keys() for line in lines)
     assert key.split("_")[2] not in text
     added = next(line for line in lines if line["event"] == "POST /index/add 202")
