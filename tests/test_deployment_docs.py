@@ -67,6 +67,7 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
         at = text.find("{", end)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
 def test_its_commands_do_what_it_says(tmp_path: Path, shell: dict[str, str]) -> None:
     folder = tmp_path / "clone"
