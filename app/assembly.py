@@ -246,7 +246,8 @@ def open_searcher(
             describer,
             deadline_s=settings.deadline_s,
             batch_wait_ms=settings.batch_wait_ms,
-            max_queue=settings.max_queue,
+            # Who was let in (`create_app`) has a place, whether the first pass is full or not.
+            max_queue=settings.max_queue + settings.batch_size,
             max_waiting_bytes=settings.max_waiting_mb << 20,
             more_describers=others,
             build_options=BuildOptions(

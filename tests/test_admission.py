@@ -123,7 +123,7 @@ def test_who_would_be_too_late_is_refused_before_and_after_the_upload() -> None:
                 early.begin()
         with pytest.raises(Overloaded), gate.request(Call(4)):
             pass
-        with gate.request(Call(6)) as patient:
+        with gate.request(Call(9)) as patient:
             patient.begin()
     with gate.request(Call(0.01)) as alone:
         alone.begin()
