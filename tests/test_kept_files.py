@@ -47,7 +47,7 @@ def test_a_picture_is_sent_once_to_whoever_keeps_it(keeping: TestClient) -> None
 def test_the_first_results_are_explained_and_the_parts_add_up(keeping: TestClient) -> None:
     answer = search(keeping, photo(2), include="explain", limit=5)
     assert [r["explain"] is not None for r in answer["results"]] == [True] * 3 + [False] * 2
-    assert set(answer["timing_ms"]) == {"decode", "describe", "search", "explain"}
+    assert set(answer["timing_ms"]) == {"decode", "queue", "describe", "search", "explain"}
     for result in answer["results"][:3]:
         why = result["explain"]
         assert (why["query_from"], why["result_from"]) == ("upload", "original")

@@ -46,10 +46,11 @@ class Stored:
         after = 0
         while True:
             self.between()
-            rows = [row for row in sorted(self.images) if row > after][: self.chunk]
+            images = self.images.copy()  # as of one moment, whatever other threads write
+            rows = [row for row in sorted(images) if row > after][: self.chunk]
             if not rows:
                 return
-            yield np.array(rows, np.int64), [self.images[row] for row in rows]
+            yield np.array(rows, np.int64), [images[row] for row in rows]
             after = rows[-1]
 
     def expected(self, where: Where, rows: Rows) -> list[bool]:
