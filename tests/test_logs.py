@@ -160,7 +160,7 @@ def test_lines_below_the_level_are_not_heard(level: str, heard: int) -> None:
         log_to(stream, "json", level)
         for name in ("debug", "info", "warning", "error"):
             getattr(logging.getLogger("app.some"), name)("said")
-        logging.getLogger("some.library").info("unheard")
+        logging.getLogger("somebody.elses").info("unheard")
         assert len(stream.getvalue().splitlines()) == heard
     finally:
         root.handlers[:] = handlers
