@@ -13,7 +13,7 @@ import { makePhotos } from "./photo/dialog.js";
 import { makeSearch } from "./search/view.js";
 import { webAddress } from "./search/url_query.js";
 import { byId, takesText } from "./ui/dom.js";
-import { pastedImage, takeDrops } from "./ui/drop.js";
+import { holdsFolder, pastedImage, takeDrops } from "./ui/drop.js";
 import { drawIcons } from "./ui/icons.js";
 import { showAlert } from "./ui/messages.js";
 
@@ -39,13 +39,15 @@ const views = makeViews({ collection, index }, { onChosen: choose });
 const status = makeStatus(({ version, index: state }) => {
   const accepts = version.accepts ?? {};
   for (const part of [search, add, photos]) part.setService(accepts);
-  if (!state) return;
-  collection.setTotal(state.count);
-  index.show(state, version);
+  if (state) {
+    collection.setTotal(state.count);
+    index.show(state, version);
+  }
   takeUpJobs();
 });
 
 function choose(name) {
+  if (name === views.shown()) return views.show(name, { focus: true });
   if (name === "home") {
     views.show("search", { focus: true });
     goTo({ view: "search" });
@@ -61,17 +63,26 @@ function choose(name) {
 
 /** Shows what the address says, or what the visitor goes back to. */
 function restore(place, memory) {
+  // What they are about is left; only a key is still needed.
+  for (const dialog of document.querySelectorAll("dialog[open]:not(#sign-in)")) dialog.close();
   if (views.show(place.view) === "search") search.restore(place, memory);
 }
 
-takeDrops((transfer) => {
-  if (views.shown() === "add" && may("write")) return add.takeDrop(transfer);
+const takesPhotos = () => views.shown() === "add" && may("write");
+
+function takeDrop(transfer) {
+  if (takesPhotos()) return add.takeDrop(transfer);
+  if (holdsFolder(transfer)) {
+    return showAlert("search", "That is a folder. Drop it on “Add photos” to add what it holds.");
+  }
   const [file] = transfer.files;
   if (!file)
     return showAlert("search", "That was no file. Save the photo first, then drop it here.");
   views.show("search");
   search.searchFile(file);
-});
+}
+
+takeDrops(takeDrop, () => (takesPhotos() ? "Drop to add" : "Drop to search"));
 
 document.addEventListener("paste", (event) => {
   if (document.querySelector("dialog[open]")) return;
@@ -97,14 +108,27 @@ async function takeUpJobs() {
   } catch {
     return; // a convenience only: the page works without it
   }
-  add.resume(jobs.filter(({ type }) => type === "add"));
-  index.resume(jobs.filter(({ type }) => type === "build"));
+  if (may("write")) add.resume(jobs.filter(({ type }) => type === "add"));
+  if (may("admin")) index.resume(jobs.filter(({ type }) => type === "build"));
 }
+
+function signedInAgain() {
+  search.changed();
+  search.signedIn();
+  views.again();
+  refresh();
+}
+
+// As a fragment of the address it would be an entry of the history, which asks for a search.
+document.querySelector(".skip-link").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("main").focus();
+});
 
 drawIcons();
 makeTheme();
 wireKeyField();
-await signIn(refresh);
+await signIn(signedInAgain);
 restore(readAddress(), null);
 followHistory(restore);
 await refresh();

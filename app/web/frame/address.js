@@ -66,17 +66,24 @@ const visit = performance.timeOrigin;
 let last = 0;
 
 /** Enters `place` into the history, with what the address cannot say. */
-export function goTo(place, memory = null, { replace = false } = {}) {
+export function goTo(place, memory = null) {
   last += 1;
-  remembered.set(last, memory);
-  remembered.delete(last - REMEMBERED);
-  const entry = { visit, number: last };
-  if (replace) history.replaceState(entry, "", addressOf(place));
-  else history.pushState(entry, "", addressOf(place));
+  history.pushState(remember(last, memory), "", addressOf(place));
 }
 
-/** Changes the address without a new entry in the history. */
-export const amend = (place) => history.replaceState(history.state, "", addressOf(place));
+/** Changes the entry of the history that is shown, without a new one. */
+export function amend(place, memory = null) {
+  const { state } = history;
+  const number = state?.visit === visit ? state.number : (last += 1);
+  history.replaceState(remember(number, memory), "", addressOf(place));
+}
+
+function remember(number, memory) {
+  remembered.set(number, memory);
+  const [oldest] = remembered.keys();
+  if (remembered.size > REMEMBERED) remembered.delete(oldest);
+  return { visit, number };
+}
 
 /** Calls `onReturn(place, memory)` when the visitor goes back or forward. */
 export function followHistory(onReturn) {

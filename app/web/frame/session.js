@@ -5,6 +5,8 @@ import { closeSession, getSession, openSession } from "../api/service.js";
 import { button, byId, showText } from "../ui/dom.js";
 import { explain, moment } from "../ui/words.js";
 
+const NO_LONGER_GOOD = "The key that was used is no longer good. Sign in again to go on.";
+
 let scopes = ["search", "write", "admin"];
 
 /** Whether the service lets this visitor do what needs `scope`. */
@@ -16,22 +18,30 @@ export const may = (scope) => scopes.includes(scope);
  * somebody signs in later, because a key was revoked or has expired.
  */
 export async function signIn(onChanged) {
+  let asking = false;
+  let hadKey = false;
+  async function letIn(why) {
+    asking = true;
+    use(await askForKey(why));
+    asking = false;
+    hadKey = true;
+  }
+  // First, as a service that does not answer now may ask for a key later.
+  addEventListener(KEY_NEEDED, async () => {
+    if (asking) return;
+    await letIn(hadKey ? NO_LONGER_GOOD : "");
+    onChanged();
+  });
   let session;
   try {
     session = await getSession();
   } catch {
     return;
   }
-  if (session.required && !session.scopes.length) session = await askForKey();
-  use(session);
-  let asking = false;
-  addEventListener(KEY_NEEDED, async () => {
-    if (asking) return;
-    asking = true;
-    use(await askForKey("The key that was used is no longer good. Sign in again to go on."));
-    asking = false;
-    onChanged();
-  });
+  if (!session?.scopes) return; // something in between answered
+  hadKey = session.required && session.scopes.length > 0;
+  if (session.required && !hadKey) await letIn();
+  else use(session);
 }
 
 function use(session) {
@@ -61,10 +71,14 @@ function askForKey(why = "") {
   const field = byId("key");
   const submit = byId("sign-in-submit");
   const stay = (event) => event.preventDefault();
+  // Browsers close a dialog at the second Esc, whatever the page says to it.
+  const reopen = () => dialog.showModal();
   showText(byId("sign-in-why"), why);
   showText(byId("key-error"), "");
   field.value = "";
+  field.removeAttribute("aria-invalid");
   dialog.addEventListener("cancel", stay);
+  dialog.addEventListener("close", reopen);
   // Dialogs that were opened before would be above this one.
   for (const other of document.querySelectorAll("dialog[open]")) other.close();
   dialog.showModal();
@@ -78,6 +92,7 @@ function askForKey(why = "") {
         const session = await openSession(field.value.trim());
         form.removeEventListener("submit", send);
         dialog.removeEventListener("cancel", stay);
+        dialog.removeEventListener("close", reopen);
         field.value = "";
         dialog.close();
         resolve(session);

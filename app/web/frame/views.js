@@ -42,5 +42,11 @@ export function makeViews(parts, { onChosen }) {
     onChosen(link.dataset.view ?? "home");
   });
 
-  return { show, shown: () => shown };
+  /** Shows anew what is shown, after what the visitor may see has changed. */
+  function again() {
+    if (may(NEEDS[shown])) parts[shown]?.enter?.();
+    else show("search");
+  }
+
+  return { show, again, shown: () => shown };
 }

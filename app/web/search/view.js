@@ -40,6 +40,8 @@ export function makeSearch({ photos, onAnswered }) {
   let accepts = {};
   /** Aborts the search under way: its answer would be about a query that is no longer shown. */
   let running = null;
+  /** Whether the last search was not answered for want of a key. */
+  let refused = false;
   let stale = true;
 
   const region = makeRegion({ onChanged: chooseRegion });
@@ -47,7 +49,7 @@ export function makeSearch({ photos, onAnswered }) {
   const options = makeOptions({ onChanged: askAgain });
   const minimum = makeMinimum({
     onMoved: () => results.narrow(),
-    onSet: () => query && amend(place()),
+    onSet: () => query && amend(place(), query),
   });
   const results = makeResults({
     onOpen: openPhoto,
@@ -87,7 +89,6 @@ export function makeSearch({ photos, onAnswered }) {
   function chooseRegion(chosen) {
     const [main, ...others] = query.positives;
     query = { ...query, positives: [{ ...main, region: chosen }, ...others] };
-    amend(place());
     askAgain();
   }
 
@@ -114,8 +115,9 @@ export function makeSearch({ photos, onAnswered }) {
     byId("start").hidden = Boolean(query);
     byId("asked").hidden = !query;
     byId("copy-link").hidden = !query || !isShareable(query);
-    if (query) panel.show(query, accepts.originals);
-    else if (stale) refreshStart();
+    if (query) return panel.show(query, accepts.originals);
+    region.show(null);
+    if (stale) refreshStart();
   }
 
   function refreshStart() {
@@ -140,13 +142,14 @@ export function makeSearch({ photos, onAnswered }) {
 
   function askAgain() {
     if (!query) return undefined;
-    amend(place());
+    amend(place(), query);
     return ask();
   }
 
   async function ask() {
     running?.abort();
     const mine = (running = new AbortController());
+    refused = false;
     clearAlert(PART);
     options.complain("");
     showBusy(true);
@@ -171,6 +174,7 @@ export function makeSearch({ photos, onAnswered }) {
   /** A filter that is wrong is told where it was typed, everything else above. */
   function fail(error) {
     const filter = error.code === "invalid_filter";
+    refused = error.status === 401;
     byId("timing").textContent = "";
     results.fail(filter ? "Change the filter, then apply it." : "The message above says why.");
     if (!filter) return showError(PART, error, isPassing(error) ? ask : null);
@@ -179,6 +183,8 @@ export function makeSearch({ photos, onAnswered }) {
   }
 
   async function loadMore() {
+    // A new answer is on its way: what follows the old one does not follow that.
+    if (isBusy()) return;
     const asked = query;
     const offset = results.length();
     if (offset + PAGE > FURTHEST) return;
@@ -195,6 +201,8 @@ export function makeSearch({ photos, onAnswered }) {
       if (!isAbort(error)) showError(PART, error, loadMore);
     }
   }
+
+  const isBusy = () => byId("answer").getAttribute("aria-busy") === "true";
 
   function showBusy(busy) {
     byId("answer").setAttribute("aria-busy", String(busy));
@@ -273,6 +281,8 @@ export function makeSearch({ photos, onAnswered }) {
       stale = true;
       if (!query) refreshStart();
     },
+    /** Somebody has signed in: what was refused is asked again. */
+    signedIn: () => (query && refused ? ask() : undefined),
     takesUrls: () => Boolean(accepts.urls),
   };
 }
