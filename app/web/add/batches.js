@@ -3,8 +3,12 @@
 const BATCH_FILES = 200;
 const BATCH_BYTES = 100e6;
 
-/** Small enough that a cut connection costs little; a larger single file is a batch of its own. */
-export function inBatches(items) {
+/**
+ * Small enough that a cut connection costs little; a larger single file is a batch of its own.
+ * No batch has more bytes than `most` unless a single file has.
+ */
+export function inBatches(items, most = Infinity) {
+  const bound = Math.min(BATCH_BYTES, most);
   const batches = [];
   let room = 0;
   for (const item of items) {
@@ -14,7 +18,7 @@ export function inBatches(items) {
       room -= item.file.size;
     } else {
       batches.push([item]);
-      room = BATCH_BYTES - item.file.size;
+      room = bound - item.file.size;
     }
   }
   return batches;

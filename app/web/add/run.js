@@ -1,6 +1,8 @@
 // One addition of photos: what was sent, what became of it, and why some of it was left out.
 
-import { followJob, getJobErrors, uploadBatch } from "../api/jobs.js";
+import { canRead } from "../api/files.js";
+import { isPassing } from "../api/http.js";
+import { followJob, getJobErrors, sleep, uploadBatch } from "../api/jobs.js";
 import { count, megabytes } from "../ui/words.js";
 import { bytesOf } from "./batches.js";
 import {
@@ -13,6 +15,10 @@ import {
 } from "./progress.js";
 
 const MAX_LISTED = 1000;
+/** How often a batch is sent while the service is busy or restarts, and the first wait between. */
+const TRIES = 5;
+const FIRST_WAIT_S = 2;
+export const UNREADABLE = "this browser cannot read it (any more)";
 
 /**
  * `weights` are those of its parts in the progress bar; `leftOut` counts files that looked like no
@@ -36,24 +42,62 @@ export function newRun(weights, { leftOut = 0, metadata = null } = {}) {
   };
 }
 
+/** Notes a file that is not sent, and why. */
+export function leaveOut(run, { name }, detail) {
+  run.counts.failed += 1;
+  if (run.entries.length < MAX_LISTED) run.entries.push({ name, outcome: "failed", detail });
+  else run.unlisted += 1;
+}
+
 /** Sends a batch and follows its job to the end. */
 export async function sendBatch(run, batch) {
   if (run.stopped) return;
-  const bytes = bytesOf(batch);
-  const onSent = (share) => {
-    showPhase(`Uploading ${count(batch.length, "file")}${batchNote(run)}`);
-    showCounts(`${megabytes(share * bytes)} of ${megabytes(bytes)} sent`);
-    showProgress(run, UPLOAD_SHARE * share);
-  };
   run.sending = true;
-  onSent(0);
-  let job;
+  let sent;
   try {
-    job = await uploadBatch(batch, { metadata: run.metadata, onSent, signal: run.abort.signal });
+    sent = await upload(run, batch);
   } finally {
     run.sending = run.done + 1 < run.weights.length;
   }
-  await followAdd(run, job, batch.length);
+  if (sent) await followAdd(run, sent.job, sent.files);
+}
+
+/** The job of a batch, and of how many files; null if none of them can be read. */
+async function upload(run, batch) {
+  const { signal } = run.abort;
+  let items = batch;
+  for (let tries = 1; ; tries += 1) {
+    const before = items.length;
+    items = await withoutUnreadable(run, items);
+    if (!items.length) return null;
+    // One that was changed or taken away breaks an upload off: that was no fault of the service.
+    if (tries > 1 && items.length === before) {
+      await sleep(1000 * FIRST_WAIT_S * 2 ** (tries - 2), signal);
+    }
+    const bytes = bytesOf(items);
+    const onSent = (share) => {
+      showPhase(`Uploading ${count(items.length, "file")}${batchNote(run)}`);
+      showCounts(`${megabytes(share * bytes)} of ${megabytes(bytes)} sent`);
+      showProgress(run, UPLOAD_SHARE * share);
+    };
+    onSent(0);
+    try {
+      const job = await uploadBatch(items, { metadata: run.metadata, onSent, signal });
+      return { job, files: items.length };
+    } catch (error) {
+      if (!isPassing(error) || tries === TRIES) throw error;
+      showPhase(`${error.status ? "The service is busy" : "The upload broke off"}; trying again…`);
+    }
+  }
+}
+
+async function withoutUnreadable(run, items) {
+  const readable = [];
+  for (const item of items) {
+    if (await canRead(item.file)) readable.push(item);
+    else leaveOut(run, item, UNREADABLE);
+  }
+  return readable;
 }
 
 /** Follows the job `accepted`, of `expected` photos or 0 if that is not known, to its end. */

@@ -5,9 +5,10 @@ import { asItem, droppedItems, folderItems } from "../ui/drop.js";
 import { byId } from "../ui/dom.js";
 import { makeJsonField } from "../ui/json_field.js";
 import { announce, clearAlert, showAlert, showError } from "../ui/messages.js";
+import { megabytes } from "../ui/words.js";
 import { webAddress } from "../search/url_query.js";
 import { bytesOf, inBatches } from "./batches.js";
-import { followAdd, newRun, sendBatch } from "./run.js";
+import { followAdd, leaveOut, newRun, sendBatch, UNREADABLE } from "./run.js";
 import { showSummary } from "./summary.js";
 
 const PART = "add";
@@ -17,6 +18,8 @@ const SETTLE_MS = 3000;
 export function makeAdd({ onAdded }) {
   /** The run under way, or null: one at a time, so that its progress means something. */
   let current = null;
+  /** Bytes of one upload, as far as the service says. */
+  let mostBytes = Infinity;
   const metadata = makeJsonField(byId("add-metadata"), byId("add-metadata-problem"));
 
   const isBusy = () => {
@@ -34,15 +37,22 @@ export function makeAdd({ onAdded }) {
     return value;
   }
 
-  async function addItems(items, leftOut = 0) {
+  async function addItems(items, leftOut = 0, unreadable = []) {
     if (isBusy()) return;
-    if (!items.length) {
+    if (!items.length && !unreadable.length) {
       return showAlert(PART, "There are no photos or archives in this selection.");
     }
     const given = readMetadata();
     if (given === undefined) return;
-    const batches = inBatches(items);
+    const batches = inBatches(
+      items.filter(({ file }) => file.size <= mostBytes),
+      mostBytes,
+    );
     await work(newRun(batches.map(bytesOf), { leftOut, metadata: given }), async (run) => {
+      for (const item of unreadable) leaveOut(run, item, UNREADABLE);
+      for (const item of items.filter(({ file }) => file.size > mostBytes)) {
+        leaveOut(run, item, tooLarge(item.file.size, mostBytes));
+      }
       for (const batch of batches) {
         await sendBatch(run, batch);
         run.done += 1;
@@ -72,6 +82,7 @@ export function makeAdd({ onAdded }) {
     if (current || !jobs.length) return;
     await work(newRun(jobs.map(() => 1)), async (run) => {
       for (const job of jobs) {
+        if (run.stopped) await cancelJob(job.id).catch(() => {});
         await followAdd(run, job, job.progress.total);
         run.done += 1;
       }
@@ -134,15 +145,21 @@ export function makeAdd({ onAdded }) {
     resume,
     async takeDrop(transfer) {
       try {
-        const { items, leftOut } = await droppedItems(transfer);
-        await addItems(items, leftOut);
+        const { items, leftOut, unreadable } = await droppedItems(transfer);
+        await addItems(items, leftOut, unreadable);
       } catch {
         showAlert(PART, "The dropped files could not be read. Try the buttons instead.");
       }
     },
-    setService: ({ urls }) => (byId("add-urls-box").hidden = !urls),
+    setService({ urls, max_bulk_mb: most }) {
+      byId("add-urls-box").hidden = !urls;
+      mostBytes = most ? most * 2 ** 20 : Infinity;
+    },
   };
 }
+
+const tooLarge = (bytes, most) =>
+  `the file has ${megabytes(bytes)}; the service takes ${megabytes(most)} at once`;
 
 function showWorking(working) {
   const stop = byId("add-stop");

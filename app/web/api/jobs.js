@@ -102,7 +102,7 @@ async function poll(id, { onProgress, onTrouble, signal }) {
   }
 }
 
-function sleep(milliseconds, signal) {
+export function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => {
       clearTimeout(timer);
@@ -113,5 +113,6 @@ function sleep(milliseconds, signal) {
       resolve();
     }, milliseconds);
     signal?.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted) stop();
   });
 }

@@ -1,6 +1,7 @@
 // Searching: by one file as a form, by everything else as JSON.
 
-import { request, send } from "./http.js";
+import { canRead } from "./files.js";
+import { request, send, Unreachable } from "./http.js";
 
 /**
  * An image to be like, or unlike.
@@ -36,13 +37,18 @@ export async function search(query, options, signal) {
   return send("POST", "search", { ...content, ...options, exclude_self: stored }, { signal });
 }
 
-function byForm({ file, ...example }, options, signal) {
+async function byForm({ file, name: called, ...example }, options, signal) {
   const form = new FormData();
   for (const [name, value] of Object.entries({ ...options, ...regionOf(example) })) {
     form.append(name, formText(name, value));
   }
   form.append("image", file, file.name || "pasted");
-  return request("search", { method: "POST", body: form, signal });
+  try {
+    return await request("search", { method: "POST", body: form, signal });
+  } catch (error) {
+    if (!(error instanceof Unreachable) || (await canRead(file))) throw error;
+    throw new Error(`The photo “${called}” cannot be read any more. Choose it again.`);
+  }
 }
 
 function formText(name, value) {
