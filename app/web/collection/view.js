@@ -44,11 +44,13 @@ export function makeCollection({ photos, onSearch, onChanged }) {
 
   async function load() {
     const { signal } = running;
+    const asked = cursor;
     clearAlert(PART);
     list.setAttribute("aria-busy", "true");
     try {
-      const page = await getImages({ cursor, limit: PAGE, filter }, signal);
-      if (signal.aborted) return;
+      const page = await getImages({ cursor: asked, limit: PAGE, filter }, signal);
+      // The same page may have been asked for twice, by a second try and by scrolling.
+      if (signal.aborted || cursor !== asked) return;
       cursor = page.next_cursor;
       images.push(...page.images);
       list.append(...page.images.map(card));
@@ -66,12 +68,13 @@ export function makeCollection({ photos, onSearch, onChanged }) {
     grid.refresh();
     more.show(cursor !== null);
     const shown = `${number(images.length)}${cursor === null ? "" : "+"}`;
+    const photos = images.length === 1 ? "photo" : "photos";
     byId("collection-brief").textContent = filter
       ? `${shown} ${images.length === 1 ? "photo passes" : "photos pass"} the filter`
       : total === null
-        ? count(images.length, "photo")
+        ? `${shown} ${photos}`
         : count(total, "photo");
-    byId("collection-empty").hidden = images.length > 0;
+    byId("collection-empty").hidden = images.length > 0 || cursor !== null;
     byId("collection-empty-title").textContent = filter
       ? "No photo passes the filter"
       : "The collection is empty";

@@ -3,10 +3,12 @@
 import { cancelJob, getJobErrors, getJobs, isUnfinished } from "../api/jobs.js";
 import { errorItem } from "../add/summary.js";
 import { button, byId, create } from "../ui/dom.js";
-import { showError } from "../ui/messages.js";
+import { clearAlert, showError } from "../ui/messages.js";
 import { moment, number, seconds, sentence } from "../ui/words.js";
 
 const PART = "jobs";
+/** Its own: what became of a click is not taken away by the next look. */
+const LIST = "job-list";
 const BUSY_MS = 1000;
 const IDLE_MS = 8000;
 const LISTED = 12;
@@ -21,6 +23,7 @@ const NAMES = {
 export function makeJobs() {
   let watching = false;
   let timer = 0;
+  let failing = false;
   /** Rows by id, with the state they show: one that is read or opened is not replaced. */
   const rows = new Map();
 
@@ -30,8 +33,12 @@ export function makeJobs() {
     try {
       jobs = await getJobs(LISTED);
       show(jobs);
+      failing = false;
+      clearAlert(LIST);
     } catch (error) {
-      if (watching) showError(PART, error);
+      // Said once, not at each look.
+      if (watching && !failing) showError(LIST, error);
+      failing = true;
     }
     if (watching) timer = setTimeout(refresh, jobs.some(isUnfinished) ? BUSY_MS : IDLE_MS);
   }
@@ -44,12 +51,16 @@ export function makeJobs() {
       if (old?.state === state) return old.row;
       const row = rowOf(job);
       rows.set(job.id, { state, row });
+      if (old) replace(old.row, row);
       return row;
     });
-    const same =
-      kept.length === list.children.length && kept.every((row, i) => row === list.children[i]);
-    if (!same) list.replaceChildren(...kept);
-    if (!kept.length) list.replaceChildren(create("li", { className: "hint", text: "None yet." }));
+    for (const id of [...rows.keys()]) if (!jobs.some((job) => job.id === id)) rows.delete(id);
+    if (!kept.length) kept.push(create("li", { className: "hint", text: "None yet." }));
+    // Rows that stay are not touched: taken out and put back they would lose focus and scrolling.
+    for (const row of [...list.children]) if (!kept.includes(row)) row.remove();
+    kept.forEach((row, at) => {
+      if (list.children[at] !== row) list.insertBefore(row, list.children[at] ?? null);
+    });
   }
 
   function rowOf(job) {
@@ -82,10 +93,19 @@ export function makeJobs() {
     refresh,
     watch(whether) {
       watching = whether;
+      failing = false;
+      clearAlert(LIST);
       clearTimeout(timer);
       if (watching) refresh();
     },
   };
+}
+
+/** Puts `row` in the place of `old`, and the focus with it. */
+function replace(old, row) {
+  const hadFocus = old.contains(document.activeElement);
+  old.replaceWith(row);
+  if (hadFocus) row.querySelector("button, summary")?.focus();
 }
 
 function underWay(job, stop) {

@@ -45,15 +45,19 @@ export function makePhotos({ onCollectionChanged }) {
     const { id } = photo();
     byId("photo-title").textContent = id;
     byId("photo-title").title = id;
-    byId("photo-place").textContent = `${number(session.at + 1)} of ${number(session.list.length)}`;
-    byId("photo-previous").disabled = session.at === 0;
-    byId("photo-next").disabled = session.at === session.list.length - 1;
+    showPlace();
     byId("photo-unlike").hidden = !session.comparison;
     byId("photo-like").hidden = !session.comparison;
     showPicture(id);
     comparison.show(photo(), session.comparison, keepsOriginals);
     metadata.show(photo(), session.onFilter && filterBy);
     dialog.scrollTop = 0;
+  }
+
+  function showPlace() {
+    byId("photo-place").textContent = `${number(session.at + 1)} of ${number(session.list.length)}`;
+    byId("photo-previous").disabled = session.at === 0;
+    byId("photo-next").disabled = session.at === session.list.length - 1;
   }
 
   function showPicture(id) {
@@ -88,6 +92,7 @@ export function makePhotos({ onCollectionChanged }) {
 
   async function remove() {
     const { id } = photo();
+    const about = session;
     const sure = await confirmed({
       title: "Remove this photo?",
       subject: id,
@@ -105,13 +110,24 @@ export function makePhotos({ onCollectionChanged }) {
         return showError(PART, error);
       }
     }
-    session.list.splice(session.at, 1);
-    session.onRemoved(id);
-    announce(`Removed ${id}`);
+    // The visitor may have gone on to another photo meanwhile.
+    const at = about.list.findIndex((other) => other.id === id);
+    if (at < 0) return;
+    about.list.splice(at, 1);
+    about.onRemoved(id);
     onCollectionChanged();
+    if (about === session && dialog.open) showRest(at);
+    announce(`Removed ${id}`);
+  }
+
+  /** After the photo at `gone` was taken out of the list. */
+  function showRest(gone) {
     if (!session.list.length) return dialog.close();
+    const wasShown = gone === session.at;
+    if (gone < session.at) session.at -= 1;
     session.at = Math.min(session.at, session.list.length - 1);
-    show();
+    if (wasShown) show();
+    else showPlace();
   }
 
   byId("photo-search").addEventListener("click", () =>
@@ -129,7 +145,8 @@ export function makePhotos({ onCollectionChanged }) {
   byId("photo-close").addEventListener("click", () => dialog.close());
   closeOnBackdrop(dialog);
   dialog.addEventListener("keydown", (event) => {
-    if (!(event.key in KEYS) || takesText(event.target) || event.altKey || event.ctrlKey) return;
+    if (!(event.key in KEYS) || takesText(event.target)) return;
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     leaf(KEYS[event.key]);
   });

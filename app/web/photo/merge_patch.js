@@ -4,13 +4,15 @@ const isObject = (value) => value !== null && typeof value === "object" && !Arra
 
 /** The merge patch that makes `next` of `old`; null stands for what goes. */
 export function difference(old, next) {
-  const patch = {};
-  for (const name of Object.keys(old)) if (!(name in next)) patch[name] = null;
+  // Without a prototype: `constructor` and `__proto__` are names like any other.
+  const patch = Object.create(null);
+  for (const name of Object.keys(old)) if (!Object.hasOwn(next, name)) patch[name] = null;
   for (const [name, value] of Object.entries(next)) {
-    if (isObject(old[name]) && isObject(value)) {
-      const inner = difference(old[name], value);
+    const before = Object.hasOwn(old, name) ? old[name] : undefined;
+    if (isObject(before) && isObject(value)) {
+      const inner = difference(before, value);
       if (Object.keys(inner).length) patch[name] = inner;
-    } else if (JSON.stringify(old[name]) !== JSON.stringify(value)) {
+    } else if (JSON.stringify(before) !== JSON.stringify(value)) {
       patch[name] = value;
     }
   }

@@ -16,8 +16,10 @@ export function makeCamera({ onPhoto }) {
   const video = byId("camera-video");
   const snap = byId("camera-snap");
   let stream = null;
+  let openings = 0;
 
   async function open() {
+    const mine = ++openings;
     showText(byId("camera-problem"), "");
     snap.disabled = true;
     dialog.showModal();
@@ -25,15 +27,15 @@ export function makeCamera({ onPhoto }) {
       const opened = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: "environment", width: { ideal: 1280 } },
       });
-      // The dialog was left while the browser asked for permission.
-      if (!dialog.open) return stop(opened);
+      // The dialog was left while the browser asked for permission, and perhaps opened anew.
+      if (!dialog.open || mine !== openings) return stop(opened);
       stream = opened;
       video.srcObject = stream;
       await video.play();
       snap.disabled = false;
       snap.focus();
     } catch (error) {
-      if (dialog.open) showText(byId("camera-problem"), whyNot(error));
+      if (dialog.open && mine === openings) showText(byId("camera-problem"), whyNot(error));
     }
   }
 

@@ -7,14 +7,15 @@ import { thumbnailPath } from "../api/images.js";
 
 const MAX_EXAMPLES = 16;
 
+/** A preview keeps its photo in memory: it goes when no query, and no history, has the file. */
+const previews = new FinalizationRegistry((preview) => URL.revokeObjectURL(preview));
+
 /** @returns {Example} */
-export const fromFile = (file) => ({
-  kind: "file",
-  file,
-  name: file.name || "pasted photo",
-  preview: URL.createObjectURL(file),
-  region: null,
-});
+export function fromFile(file) {
+  const preview = URL.createObjectURL(file);
+  previews.register(file, preview);
+  return { kind: "file", file, name: file.name || "pasted photo", preview, region: null };
+}
 
 /** @returns {Example} */
 export const fromId = (id, region = null) => ({

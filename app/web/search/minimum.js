@@ -28,9 +28,14 @@ export function makeMinimum({ onMoved, onSet }) {
     onMoved();
   });
   slider.addEventListener("change", onSet);
+  function measureBy(scale) {
+    if (by.value !== scale) slider.value = "0"; // the two scales have nothing in common
+    by.value = scale;
+  }
+
   by.addEventListener("change", () => {
     chosen = true;
-    slider.value = "0"; // the two scales have nothing in common
+    slider.value = "0";
     show();
     onMoved();
     onSet();
@@ -50,8 +55,8 @@ export function makeMinimum({ onMoved, onSet }) {
       if (!results.length) return;
       const known = results.some(({ p_same_origin: p }) => isKnown(p));
       probable.disabled = !known;
-      if (!known) by.value = "score";
-      else if (!chosen) by.value = "p";
+      if (!known) measureBy("score");
+      else if (!chosen && !value()) measureBy("p");
       show();
     },
     place: () => (value() ? `${by.value === "p" ? "p" : ""}${value().toFixed(2)}` : ""),

@@ -17,8 +17,11 @@ export function makeRegion({ onChanged }) {
   const toggle = byId("region-toggle");
   const fields = byId("region-fields");
   let region = null;
+  let settling = 0;
 
   function show(next) {
+    clearTimeout(settling);
+    settling = 0;
     region = next;
     box.hidden = fields.hidden = !region;
     toggle.setAttribute("aria-pressed", String(Boolean(region)));
@@ -64,12 +67,14 @@ export function makeRegion({ onChanged }) {
     event.preventDefault();
     frame.setPointerCapture(event.pointerId);
     const move = (next) => {
+      if (next.pointerId !== event.pointerId) return;
       const drawn = gesture(placeOf(next));
       if (drawn.width < LEAST || drawn.height < LEAST) return;
       dragged = true;
       show(drawn);
     };
     const end = (next) => {
+      if (next.pointerId !== event.pointerId) return;
       frame.removeEventListener("pointermove", move);
       frame.removeEventListener("pointerup", end);
       frame.removeEventListener("pointercancel", end);
@@ -89,10 +94,10 @@ export function makeRegion({ onChanged }) {
     "aria-label",
     "The part that is searched. Arrow keys move it, with Shift they resize it.",
   );
-  let settling = 0;
   box.addEventListener("keydown", (event) => {
     const arrow = ARROWS[event.key];
-    if (!arrow) return;
+    // Alt and an arrow go back and forward.
+    if (!arrow || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const [across, down] = arrow.map((step) => step * 0.02);
     const corner = [region.x + region.width + across, region.y + region.height + down];
@@ -105,9 +110,16 @@ export function makeRegion({ onChanged }) {
     if (next.width < LEAST || next.height < LEAST) return;
     show(next);
     // One search for a row of key strokes.
-    clearTimeout(settling);
-    settling = setTimeout(() => onChanged(region), 400);
+    settling = setTimeout(settle, 400);
   });
+  box.addEventListener("blur", () => settling && settle());
+
+  function settle() {
+    clearTimeout(settling);
+    settling = 0;
+    onChanged(region);
+  }
+
   fields.addEventListener("change", () => {
     const [x, y, width, height] = FIELDS.map((name) => Number(byId(`region-${name}`).value) / 100);
     const left = clamp(x, 0, 1 - LEAST);

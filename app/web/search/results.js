@@ -147,12 +147,14 @@ export function makeResults({ onOpen, onSearch, onExample, onMore, minimum }) {
 
   function remove(id) {
     const card = [...list.children].find((item) => item.dataset.id === id);
-    const next = card?.nextElementSibling ?? card?.previousElementSibling;
     card?.remove();
-    results = results.filter((result) => result.id !== id);
+    const at = results.findIndex((result) => result.id === id);
+    if (at < 0) return;
+    results.splice(at, 1);
+    // By its rank a result is asked for again, to be explained.
+    for (const later of results.slice(at)) later.rank -= 1;
     if (index) index.count = Math.max(0, index.count - 1);
     narrow();
-    return next;
   }
 
   return {

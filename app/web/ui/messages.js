@@ -5,7 +5,9 @@ import { explain } from "./words.js";
 
 /** Tells screen readers; what is said twice in a row has to differ to be heard twice. */
 export function announce(text) {
-  const announcer = byId("announcer");
+  // What is outside of an open dialog is not heard.
+  const dialog = document.querySelector("dialog[open]:has(.announcer)");
+  const announcer = dialog?.querySelector(".announcer") ?? byId("announcer");
   announcer.textContent = announcer.textContent === text ? `${text}\u00a0` : text;
 }
 
