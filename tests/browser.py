@@ -104,7 +104,9 @@ class Browser:
         """Take in what the browser has to say."""
         ready, _, _ = select.select([self._read], [], [], max(0.0, seconds))
         assert ready, "the browser does not answer"
-        self._buffer += os.read(self._read, 1 << 20)
+        heard = os.read(self._read, 1 << 20)
+        assert heard, "the browser has ended"
+        self._buffer += heard
         *messages, self._buffer = self._buffer.split(b"\0")
         for text in messages:
             message = json.loads(text)

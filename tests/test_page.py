@@ -511,12 +511,16 @@ def test_what_is_edited_becomes_the_merge_patch_that_makes_it(page: Page) -> Non
         ({"a": [1]}, {"a": {"b": {"c": True}}}),
         ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 1}}}),
         ({"a": "1"}, {"a": 1}),
+        ({"constructor": 1, "__proto__": {"a": 1}}, {}),
+        ({}, {"__proto__": {"a": 1}, "toString": 1}),
     ]
     for old, new in cases:
+        # As text: in JavaScript itself `__proto__` is no name like any other.
+        texts = ", ".join(f"JSON.parse({json.dumps(json.dumps(value))})" for value in (old, new))
         patch = page.evaluate(
-            f"import('./web/photo/merge_patch.js').then((m) => "
-            f"m.difference({json.dumps(old)}, {json.dumps(new)}))"
+            "import('./web/photo/merge_patch.js').then((m) => "
+            f"JSON.stringify(m.difference({texts})))"
         )
-        assert merge_patch(old, patch) == new
+        assert merge_patch(old, json.loads(patch)) == new
     nothing = "m.difference({a: {b: 1}}, {a: {b: 1}})"
     assert page.evaluate(f"import('./web/photo/merge_patch.js').then((m) => {nothing})") == {}
