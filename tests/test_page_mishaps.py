@@ -146,6 +146,25 @@ def test_a_part_moved_by_keys_is_forgotten_with_its_query(page: Page, server: Se
     assert address(page) == {}
 
 
+def test_the_corner_of_a_part_goes_as_far_as_the_hand(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/?like=set%2F05.jpg&region=0.2,0.2,0.5,0.5")
+    found(page)
+    page.wait("document.querySelector('#query-photo').naturalWidth > 0")
+    size = page.evaluate(
+        "(({width, height}) => [width, height])"
+        "(document.querySelector('#query-photo').getBoundingClientRect())"
+    )
+    x, y = page.evaluate(
+        "(({left, top}) => [left + 1, top + 1])"
+        "(document.querySelector('.region-handle').getBoundingClientRect())"
+    )
+    page.drag((x, y), (x - size[0] / 10, y + size[1] / 10))
+    page.wait("document.querySelector('#region-width').value !== '50'")
+    assert page.evaluate("document.querySelector('#region-width').value") in ("39", "40", "41")
+    assert page.evaluate("document.querySelector('#region-height').value") in ("59", "60", "61")
+    page.wait(DONE)
+
+
 # --- answers that are late -----------------------------------------------------------------------
 
 

@@ -50,7 +50,15 @@ export function makeRegion({ onChanged }) {
   /** What a drag from `start` does with the box there is: moves it, resizes it, draws another. */
   function gestureAt(target, start) {
     const old = region;
-    if (target.closest(".region-handle")) return (to) => spanned([old.x, old.y], to);
+    // By how far it is drawn, not to where: a finger takes hold of it beside its corner.
+    if (target.closest(".region-handle")) {
+      const reach = [old.x + old.width - start[0], old.y + old.height - start[1]];
+      return (to) =>
+        spanned(
+          [old.x, old.y],
+          to.map((value, at) => clamp(value + reach[at], 0, 1)),
+        );
+    }
     if (target.closest(".region")) return (to) => moved(old, to[0] - start[0], to[1] - start[1]);
     return (to) => spanned(start, to);
   }
