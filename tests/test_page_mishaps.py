@@ -165,6 +165,16 @@ def test_the_corner_of_a_part_goes_as_far_as_the_hand(page: Page, server: Server
     page.wait(DONE)
 
 
+def test_an_address_with_half_a_filter_is_no_search_without_one(page: Page, server: Server) -> None:
+    page.goto(f"{server.url}/?like=set%2F05.jpg&filter=%7B%22year%22%3A20")
+    assert "not JSON yet" in page.text("#filter-problem")
+    assert page.count(RESULTS) == 0
+    assert "Change the filter" in page.text("#empty-hint")
+    assert not any(url.endswith("/search") for url in page.requests)
+    page.click("#filter-clear")
+    found(page)
+
+
 # --- answers that are late -----------------------------------------------------------------------
 
 

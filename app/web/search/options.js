@@ -75,11 +75,12 @@ export function makeOptions({ onChanged }) {
       filter: filter ? JSON.stringify(filter) : "",
       expand: byId("expansion").checked,
     }),
-    /** Sets both from the address, without asking. */
+    /** Sets both from the address, without asking; returns whether the filter is one. */
     restore({ filter: text, expand }) {
       byId("expansion").checked = expand;
       field.value = text;
-      filter = json.read() ?? null;
+      filter = json.read();
+      return filter !== undefined;
     },
     complain: json.complain,
     use,

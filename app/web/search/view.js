@@ -173,13 +173,21 @@ export function makeSearch({ photos, onAnswered }) {
 
   /** A filter that is wrong is told where it was typed, everything else above. */
   function fail(error) {
-    const filter = error.code === "invalid_filter";
     refused = error.status === 401;
+    if (error.code === "invalid_filter") {
+      options.complain(filterWords(error));
+      return refuseFilter();
+    }
     byId("timing").textContent = "";
-    results.fail(filter ? "Change the filter, then apply it." : "The message above says why.");
-    if (!filter) return showError(PART, error, isPassing(error) ? ask : null);
+    results.fail("The message above says why.");
+    showError(PART, error, isPassing(error) ? ask : null);
+  }
+
+  /** What is wrong with it is told below it. */
+  function refuseFilter() {
+    byId("timing").textContent = "";
     byId("options").open = true;
-    options.complain(filterWords(error));
+    results.fail("Change the filter, then apply it.");
   }
 
   async function loadMore() {
@@ -255,11 +263,15 @@ export function makeSearch({ photos, onAnswered }) {
   function restore(where, memory) {
     running?.abort();
     clearAlert(PART);
-    options.restore({ filter: where.filter ?? "", expand: where.expand ?? false });
+    const isFilter = options.restore({
+      filter: where.filter ?? "",
+      expand: where.expand ?? false,
+    });
     minimum.restore(where.minimum ?? "");
     query = memory ?? queryFrom(where);
     results.clear();
     showQuery();
+    if (query && !isFilter) return refuseFilter();
     return query ? ask() : undefined;
   }
 
