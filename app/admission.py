@@ -19,19 +19,17 @@ MARGIN = 1.5
 class Admitted:
     """One request: the bytes that it may hold in memory, which can grow while it arrives."""
 
-    def __init__(self, admission: Admission, call: Call) -> None:
+    def __init__(self, admission: Admission, call: Call, *, bulk: bool = False) -> None:
         self._admission = admission
         self.call = call
+        self.bulk = bulk
         self.bytes = 0
         self.answered = False
         """Whether it got what it asked for, however that turned out."""
 
     def grow(self, size: int) -> None:
         """Raises Overloaded if all requests together would then hold too much."""
-        if self._admission.bytes_held > self.bytes:  # it is not alone
-            self._admission.check_bytes(size)
-        self.bytes += size
-        self._admission.bytes_held += size
+        self.bytes += self._admission.hold(self, size)
 
     def begin(self) -> None:
         """Its body is there. Raises Overloaded if the answer would be too late."""
@@ -55,17 +53,19 @@ class Admission:
     ) -> None:
         """
         Args:
-            max_bytes: that all of them may hold together. A lone request may hold more.
+            max_bytes: that all of them may hold together. A lone request may hold more. Bulk
+                uploads have half of it: they may take hours to arrive.
             retry_after: seconds after which a refused one may try again.
         """
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._retry_after, self._clock = retry_after, clock
         self._admitted: set[Admitted] = set()
         self._in_work: set[Admitted] = set()
+        self._busy_since = 0.0
         self._last_answer: float | None = None
         self._measured = 0
         self.draining = False
-        self.bytes_held = 0
+        self.bytes_held = self._bulk_bytes = 0
         self.seconds_each = 0.0
         """Mean time from one answer to the next, while there is always something to do."""
         self.accepted = self.refused = self.left = self.late = 0
@@ -76,27 +76,41 @@ class Admission:
         return len(self._admitted)
 
     @contextmanager
-    def request(self, call: Call) -> Iterator[Admitted]:
+    def request(self, call: Call, *, bulk: bool = False) -> Iterator[Admitted]:
         """Answer one request within. Raises Overloaded, ShuttingDown."""
         if self.draining:
             raise shutting_down()
         if len(self._admitted) >= self._max_requests:
             raise self._overloaded(f"{len(self._admitted)} requests are being answered already")
         self.check_time(call)
-        one = Admitted(self, call)
+        one = Admitted(self, call, bulk=bulk)
         self._admitted.add(one)
         try:
             yield one
         finally:
             self._admitted.discard(one)
-            self.bytes_held -= one.bytes
+            self._give_back(one)
             if one in self._in_work:
                 self._end(one)
 
-    def check_bytes(self, more: int) -> None:
-        """Raises Overloaded unless `more` bytes fit beside what is held."""
-        if self.bytes_held + more > self._max_bytes:
+    def hold(self, one: Admitted, more: int) -> int:
+        """Bytes that `one` is taken to hold from now on, besides those that it does. Raises
+        Overloaded unless they fit beside what the others hold."""
+        if one.bulk:
+            # Else a single one would keep all searches out where the bound is low.
+            more = min(more, self._max_bytes // 2)
+            if self._bulk_bytes > one.bytes and self._bulk_bytes + more > self._max_bytes // 2:
+                held = self._bulk_bytes >> 20
+                raise self._overloaded(f"bulk uploads of {held:,} MB are in hand already")
+        if self.bytes_held > one.bytes and self.bytes_held + more > self._max_bytes:
             raise self._overloaded(f"uploads of {self.bytes_held >> 20:,} MB are in hand already")
+        self.bytes_held += more
+        self._bulk_bytes += more if one.bulk else 0
+        return more
+
+    def _give_back(self, one: Admitted) -> None:
+        self.bytes_held -= one.bytes
+        self._bulk_bytes -= one.bytes if one.bulk else 0
 
     def check_time(self, call: Call) -> None:
         """Raises Overloaded if what is in work leaves no time for one more.
@@ -110,19 +124,28 @@ class Admission:
             raise self._overloaded(f"{count} requests take {wait_s:.1f} s, beyond the deadline")
 
     def begin(self, one: Admitted) -> None:
+        if not self._in_work:
+            self._busy_since = self._clock()
         self._in_work.add(one)
 
     def _end(self, one: Admitted) -> None:
         self._in_work.discard(one)
-        if not one.answered:
-            return
-        now = self._clock()
+        if one.answered:
+            self._learn(self._clock())
+        if not self._in_work:
+            # From an idle service nothing is learned about how much it could do.
+            self._last_answer = None
+
+    def _learn(self, now: float) -> None:
         if self._last_answer is not None:
             self._measured += 1
             weight = max(SMOOTHING, 1 / self._measured)
             self.seconds_each += weight * (now - self._last_answer - self.seconds_each)
-        # From an idle service nothing is learned about how much it could do.
-        self._last_answer = now if self._in_work else None
+        elif (took := now - self._busy_since) < self.seconds_each:
+            # The first since it was idle: it can do at least one in that time. Where only one is
+            # let in at a time, nothing else would ever correct an estimate that is too long.
+            self.seconds_each += SMOOTHING * (took - self.seconds_each)
+        self._last_answer = now
 
     def drain(self) -> None:
         """Take nothing new from now on."""

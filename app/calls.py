@@ -49,7 +49,7 @@ class Calls:
                 await self._app(scope, receive, send)
                 return
             call = Call(min(self._deadline_s, _allowed_s(scope) or self._deadline_s))
-            with self._admission.request(call) as admitted:
+            with self._admission.request(call, bulk=request.path == BULK) as admitted:
                 admitted.grow(_announced(scope, request.path))
                 self._admission.accepted += 1
                 await self._answer(request, admitted)
@@ -136,7 +136,8 @@ class _Body:
         whole = not message.get("more_body", False)
         try:
             if not self._announced:
-                self._admitted.grow(COPIES * len(message.get("body", b"")))
+                copies = _copies(self._request.scope)
+                self._admitted.grow(copies * len(message.get("body", b"")))
             if whole and not self._bulk:
                 self._admitted.begin()
         except EngineError as error:
@@ -177,9 +178,12 @@ def _announced(scope: Scope, path: str) -> int:
     """Bytes that a request may hold, as far as it says."""
     if path == BULK:
         return BULK_BYTES
+    return _copies(scope) * (_length(scope) or 0)
+
+
+def _copies(scope: Scope) -> int:
     kind = dict(scope["headers"]).get(b"content-type", b"")
-    copies = JSON_COPIES if kind.lower().startswith(b"application/json") else COPIES
-    return copies * (_length(scope) or 0)
+    return JSON_COPIES if kind.lower().startswith(b"application/json") else COPIES
 
 
 def _client_left() -> ClientLeft:

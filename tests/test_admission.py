@@ -113,6 +113,77 @@ def test_an_idle_time_is_not_taken_for_work() -> None:
     assert gate.seconds_each == 0
 
 
+def test_the_time_after_a_failure_is_not_taken_for_work() -> None:
+    clock = Clock()
+    gate = admission(clock)
+    with ExitStack() as stack:
+        (failing,) = busy(gate, stack)
+        answer(gate, clock, 0.1, ok=True)
+        failing.answered = False
+    clock.now += 3600
+    answer(gate, clock, 0.1, ok=True)
+    assert gate.seconds_each == 0
+    clock.now += 3600
+    with ExitStack() as stack:
+        busy(gate, stack)
+        answer(gate, clock, 0.1, ok=True)
+        answer(gate, clock, 0.2, ok=True)
+    assert gate.seconds_each == pytest.approx(0.2)
+
+
+def test_a_time_that_was_much_too_long_is_forgotten_by_those_who_come_alone() -> None:
+    clock = Clock()
+    gate = admission(clock)
+    with ExitStack() as stack:
+        busy(gate, stack)
+        answer(gate, clock, 1.0, ok=True)
+        answer(gate, clock, 100.0, ok=True)
+    assert gate.seconds_each == 100
+    refused = 0
+    for _ in range(100):
+        # Two ask at the same time, again and again.
+        with gate.request(Call(10)) as first:
+            first.begin()
+            try:
+                with gate.request(Call(10)) as second:
+                    second.begin()
+                    clock.now += 0.1
+                    second.answered = True
+            except Overloaded:
+                refused += 1
+            clock.now += 0.1
+            first.answered = True
+    assert 0 < refused < 70
+    assert gate.seconds_each < 1
+    for _ in range(3):
+        answer(gate, clock, 50.0, ok=True)
+    assert gate.seconds_each < 1, "one that takes long alone says nothing of many"
+
+
+def test_bulk_uploads_leave_room_for_everybody_else() -> None:
+    gate = admission()
+    with gate.request(Call(9), bulk=True) as first, gate.request(Call(9), bulk=True) as second:
+        first.grow(250)
+        second.grow(250)
+        with (
+            pytest.raises(Overloaded, match="bulk uploads"),
+            gate.request(Call(9), bulk=True) as third,
+        ):
+            third.grow(250)
+        with gate.request(Call(9)) as search:
+            search.grow(500)
+            with pytest.raises(Overloaded, match="uploads of"), gate.request(Call(9)) as other:
+                other.grow(1)
+    assert gate.bytes_held == 0
+    with gate.request(Call(9), bulk=True) as lone:
+        lone.grow(5000)
+        with gate.request(Call(9)) as search:
+            search.grow(500)
+    with gate.request(Call(9), bulk=True) as next_one:
+        next_one.grow(500)
+    assert gate.bytes_held == 0
+
+
 def test_who_would_be_too_late_is_refused_before_and_after_the_upload() -> None:
     gate = admission()
     gate.seconds_each = 1.0
