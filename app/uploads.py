@@ -45,6 +45,9 @@ MAX_LOOSE_FILES = 1000
 """Files of one form: each is open until the form is closed. Archives hold more."""
 LOOSE_FILE_BYTES = 64 << 10
 """Of each of many files that are in memory; the rest is on disk."""
+FILE_BYTES = 8 << 20
+"""The same of a file that is not one of many: photos. `app.calls` has found room for them; on disk
+each piece that arrives would take its turn in a thread."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ async def read_bulk(request: Request, max_files: int) -> AsyncIterator[BulkReque
     if kind == "application/json":
         yield BulkRequest([], {}, await _read_urls(request, max_files))
         return
-    async with read_form(request, max_files=min(max_files, MAX_LOOSE_FILES)) as form:
+    async with read_form(request, max_files=min(max_files, MAX_LOOSE_FILES), bulk=True) as form:
         texts, files = split_form(form)
         only(files, ("files",))
         only(texts.items(), ("metadata",))
@@ -244,8 +247,11 @@ async def _read_urls(request: Request, max_images: int) -> list[UrlImageIn]:
 
 
 @asynccontextmanager
-async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormData]:
-    """The multipart form of a request; parts over 1 MB are on disk, not in memory."""
+async def read_form(
+    request: Request, *, max_files: int, bulk: bool = False
+) -> AsyncIterator[FormData]:
+    """The multipart form of a request. Files over `FILE_BYTES` are on disk, of a `bulk` upload
+    those over `LOOSE_FILE_BYTES`."""
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise UnsupportedBody(
@@ -258,13 +264,12 @@ async def read_form(request: Request, *, max_files: int) -> AsyncIterator[FormDa
         max_fields=100,
         max_part_size=MAX_TEXT_BYTES,
     )
-    if max_files > 2:
-        parser.spool_max_size = LOOSE_FILE_BYTES
+    parser.spool_max_size = LOOSE_FILE_BYTES if bulk else FILE_BYTES
     try:
         with storage_errors(Path(tempfile.gettempdir())):
             form = await parser.parse()
     except MultiPartException as error:
-        hint = " (many files go into a .zip or .tar)" if max_files > 2 else ""
+        hint = " (many files go into a .zip or .tar)" if bulk else ""
         raise MalformedRequest(f"the form cannot be read: {error.message}{hint}") from error
     except ClientDisconnect as error:
         raise MalformedRequest("the client left before the body was complete") from error

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from safetensors.torch import save_file
 
 from app.assembly import open_searcher
@@ -66,6 +68,21 @@ def until_ended(client: TestClient, location: str) -> dict[str, Any]:
 def add(client: TestClient, *files: tuple[str, bytes], **fields: str) -> dict[str, Any]:
     uploads = [("files", file) for file in files]
     return finished(client, client.post("/index/add", files=uploads, data=fields))
+
+
+def test_photos_are_not_written_to_a_disk_on_their_way(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    large = encode(Image.effect_noise((1500, 1000), 100), "png")
+    assert 1 << 20 < len(large) < 8 << 20
+    # Where temporary files would be.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert put(client, "large", large).status_code == 201
+    assert search(client, large)["results"][0]["id"] == "large"
+    two = {"image_a": large, "image_b": large}
+    assert client.post("/compare", files=two).status_code == 200
+    several = [("image", large), ("image", photo(1))]
+    assert client.post("/search/batch", files=several).status_code == 200
 
 
 def test_an_added_image_is_found_at_once_with_its_metadata(client: TestClient) -> None:
