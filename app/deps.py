@@ -1,4 +1,7 @@
-"""What routes ask for by type."""
+"""What routes ask for by type.
+
+All of it on the event loop: what is no coroutine would take a turn in a thread, each.
+"""
 
 from __future__ import annotations
 
@@ -56,36 +59,36 @@ class State:
         self.access = Access(self.settings)
 
 
-def get_state(request: Request) -> State:
+async def get_state(request: Request) -> State:
     return cast(State, request.app.state.cooc)
 
 
 def get_service(request: Request) -> Service:
     """The service. Raises the error that kept it from starting."""
-    state = get_state(request)
+    state: State = request.app.state.cooc
     if state.service is None:
         raise state.failure or EngineError("the service is not started")
     return state.service
 
 
-def get_searcher(request: Request) -> Searcher:
+async def get_searcher(request: Request) -> Searcher:
     return get_service(request).searcher
 
 
-def get_jobs(request: Request) -> Jobs:
+async def get_jobs(request: Request) -> Jobs:
     return get_service(request).jobs
 
 
-def get_fetcher(request: Request) -> Fetcher:
+async def get_fetcher(request: Request) -> Fetcher:
     return get_service(request).fetcher
 
 
-def get_root(request: Request) -> str:
+async def get_root(request: Request) -> str:
     """Path prefix under which a proxy serves us, without its last slash."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
-def get_job_id(request: Request) -> str | None:
+async def get_job_id(request: Request) -> str | None:
     """The id that a job has to get, if the request has an idempotency key."""
     return request.scope.get("job_id")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
+from app.routes import search
 from tests.drawing import photo
 from tests.live import WAIT_S, Live, answer_to, live, search_request
 from tests.server import serving
@@ -218,3 +223,22 @@ def test_sigterm_lets_an_upload_end_and_turns_others_away(tmp_path: Path) -> Non
         assert status == 200 and b'"results"' in text
         assert server.process.wait(WAIT_S) in (0, -signal.SIGTERM)
         server.log.close()
+
+
+def asked_for(dependant: Dependant) -> Iterator[Callable[..., Any]]:
+    """What is called before a route, at any depth."""
+    for one in dependant.dependencies:
+        assert one.call is not None
+        yield one.call
+        yield from asked_for(one)
+
+
+def test_a_search_takes_no_thread_before_its_own() -> None:
+    routes = [route for route in search.router.routes if isinstance(route, APIRoute)]
+    assert len(routes) == 2
+    for route in routes:
+        calls = list(asked_for(route.dependant))
+        assert len(calls) > 5
+        for call in calls:
+            own = call if inspect.isfunction(call) else type(call).__call__
+            assert inspect.iscoroutinefunction(own), call
