@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from engine.calls import current_call
+import torch
+
+from engine.calls import Call, current_call
 from engine.catalog import Catalog
 from engine.describer import Describer
-from engine.errors import BadImage, DeadlineExceeded, UnknownImage
+from engine.errors import BadImage, DeadlineExceeded, OutOfMemory, UnknownImage
 from engine.images import DecodedImage
 from engine.originals import Originals
 from engine.query_region import Region
@@ -27,6 +30,8 @@ EXPLAINED = 3
 """Hits of one search that are explained, the best: each costs about as much as describing it."""
 CELLS = 24
 """Most rows and columns of a grid that is sent."""
+LOOK_S = 0.2
+"""How often somebody who waits for their turn is looked after."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class HitExplainer:
 
         Those that cannot be are left out: deleted meanwhile, or so thin that nothing is left of
         their thumbnail. Raises: the errors of decoding the query, UnknownImage,
-            DeadlineExceeded, InvalidOption for a pooling that cannot be explained.
+            DeadlineExceeded, OutOfMemory, InvalidOption for a pooling that cannot be explained.
         """
         from engine.explaining import explain_pairs  # a start does without
 
@@ -72,21 +77,36 @@ class HitExplainer:
             for image_id in hit_ids[:EXPLAINED]
             if (picture := self._hit(image_id)) is not None
         }
-        if not self._turn.acquire(timeout=current_call(self._deadline_s).remaining):
-            raise DeadlineExceeded(
-                "the explanation could not begin in time; leave `explain` out of `include`, or try "
-                "again later"
-            )
-        try:
+        with self._turn_of(current_call(self._deadline_s)):
             pairs = explain_pairs(
                 self._describer, query_pixels, [pixels for pixels, _ in found.values()]
             )
-        finally:
-            self._turn.release()
         return {
             image_id: HitExplanation(_coarse(pair), query_from, hit_from)
             for (image_id, (_, hit_from)), pair in zip(found.items(), pairs, strict=True)
         }
+
+    @contextmanager
+    def _turn_of(self, call: Call) -> Iterator[None]:
+        """Raises DeadlineExceeded, why nobody waits any more, and OutOfMemory."""
+        while not self._turn.acquire(timeout=min(LOOK_S, call.remaining)):
+            if not call.remaining:
+                raise DeadlineExceeded(
+                    "the explanation could not begin in time; leave `explain` out of `include`, or "
+                    "try again later"
+                )
+            call.check()
+        try:
+            call.check()
+            yield
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split("\n", 1)[0]
+            raise OutOfMemory(
+                f"the explanation does not fit in the memory of {self._describer.device} "
+                f"({reason}); leave `explain` out of `include`, or free memory there"
+            ) from None
+        finally:
+            self._turn.release()
 
     def _query(self, query: Example) -> tuple[Pixels, Origin]:
         if isinstance(query.image, bytes):

@@ -17,6 +17,7 @@ from engine.batcher import Priority
 from engine.calls import Call, current_call
 from engine.describer import Describer
 from engine.errors import DeadlineExceeded
+from engine.querying import Example
 from engine.searcher import Searcher
 from engine.types import SearchOptions, Vectors
 from tests.drawing import photo
@@ -162,3 +163,22 @@ def test_bulk_work_that_has_not_begun_is_given_up_when_it_shall_stop(
         found = answers.result(10)
         assert 0 < len(gated.described) < len(images)
         assert sum(isinstance(answer, np.ndarray) for answer in found) == len(gated.described)
+
+
+def test_an_explanation_that_nobody_waits_for_is_not_begun(searcher: Searcher) -> None:
+    searcher.put("a", photo(1), {})
+    call = Call(30)
+
+    def ask() -> object:
+        with call.current():
+            return searcher.explainer.explain(Example(photo(2)), ["a"])
+
+    # While that of another search is made.
+    with searcher.explainer._turn, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        call.end(Gone)
+        with pytest.raises(Gone):
+            asked.result(10)
+    with pytest.raises(Gone):
+        ask()
+    assert searcher.explainer.explain(Example(photo(2)), ["a"]).keys() == {"a"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ from engine.backbones.weights import load_weights
 from engine.describer import Describer
 from engine.errors import OutOfMemory
 from engine.pass_size import FULL_PASSES_TO_GROW, PassSize
+from engine.querying import Example
+from engine.searcher import Searcher
 from engine.types import Pixels
+from tests.drawing import photo
 
 
 class Cramped(torch.nn.Module):
@@ -108,3 +113,16 @@ def test_a_pass_is_never_less_than_one_image_nor_more_than_at_first() -> None:
     for _ in range(100 * FULL_PASSES_TO_GROW):
         size.passed(size.images(100), 100)
     assert size.pixels == 1000
+
+
+def test_an_explanation_that_does_not_fit_is_an_error_that_says_so(
+    describer: Describer, tmp_path: Path
+) -> None:
+    made, trunk = cramped(describer, room=8)
+    with closing(Searcher(tmp_path, made)) as searcher:
+        searcher.put("a", photo(1), {})
+        trunk.room = 0
+        with pytest.raises(OutOfMemory, match=r"2 GiB\).*leave `explain` out"):
+            searcher.explainer.explain(Example(photo(2)), ["a"])
+        trunk.room = 8
+        assert searcher.explainer.explain(Example(photo(2)), ["a"])
