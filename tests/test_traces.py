@@ -22,10 +22,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from app.main import create_app
-from app.observing.otel import Traces
+from app.observing.otel import REMEMBERED, Traces
 from app.observing.traces import traces_from_environment
 from app.security.scopes import Scope
 from app.settings import Settings
+from engine.stages import Stages
 from tests.drawing import photo
 from tests.keyed import key_id, new_key
 from tests.server import serving
@@ -119,6 +120,26 @@ def test_jobs_are_traces_of_their_own(traced: Traced) -> None:
     assert build.parent is not None
     assert build.parent.span_id == context(spans["job build"]).span_id
     assert spans["job add"].parent is None
+    asked = {"job add": "POST /index/add", "job build": "POST /admin/index/build"}
+    for name, request in asked.items():
+        (link,) = spans[name].links
+        assert link.context.span_id == context(spans[request]).span_id
+        assert link.context.trace_id == context(spans[request]).trace_id
+
+
+def test_jobs_that_nobody_asks_for_are_linked_to_nothing() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    traces = Traces(provider)
+    for number in range(REMEMBERED + 5):
+        with provider.get_tracer("test").start_as_current_span("request"):
+            traces.asked(f"{number}")
+    traces.asked("alone")
+    for job_id in ("alone", "4", "5", "5"):
+        traces.job(job_id, "build", "succeeded", Stages(), 0.0)
+    spans = [span for span in exporter.get_finished_spans() if span.name == "job build"]
+    # That of the fifth request is forgotten, as there were too many since.
+    assert [len(span.links) for span in spans] == [0, 0, 1, 0]
 
 
 def test_what_is_polled_is_not_traced(traced: Traced) -> None:

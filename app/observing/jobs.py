@@ -25,6 +25,10 @@ class Outcome:
 class Spans(Protocol):
     """Where jobs are traced."""
 
+    def asked(self, job_id: str) -> None:
+        """The request that is answered here asks for this job."""
+        ...
+
     def job(self, job_id: str, type: str, state: str | None, stages: Stages, began: float) -> None:
         """`began` is a time of `time.perf_counter`; it ends now."""
         ...
@@ -36,6 +40,11 @@ class JobsObserved:
     def __init__(self, metrics: Metrics, spans: Spans | None = None) -> None:
         self._metrics = metrics
         self._spans = spans
+
+    def asked(self, job_id: str) -> None:
+        """To be called where a job is asked for, in the context of the request."""
+        if self._spans is not None:
+            self._spans.asked(job_id)
 
     @contextmanager
     def job(self, job_id: str, type: str) -> Iterator[Outcome]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import MutableMapping
+from threading import Lock
 from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
@@ -11,13 +13,15 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.trace import Status, StatusCode, format_trace_id
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_trace_id
 
 from app import __version__
 from app.observing.requests import POLLED
 from engine.stages import Stages
 
 QUERY = "url.query"
+REMEMBERED = 1000
+"""Jobs whose request is known, until they end."""
 
 
 class _WithoutQueries(SpanProcessor):
@@ -38,6 +42,8 @@ class Traces:
         provider.add_span_processor(_WithoutQueries())
         self._provider = provider
         self._tracer = provider.get_tracer("cooc", __version__)
+        self._asked: OrderedDict[str, SpanContext] = OrderedDict()
+        self._lock = Lock()
 
     def telemetry(self) -> TelemetryConfig:
         """For `FastAPI(telemetry=...)`: it makes the spans of requests and reads `traceparent`."""
@@ -63,13 +69,27 @@ class Traces:
         if trace.get_current_span().get_span_context().is_valid:
             self._add_stages(stages, otel_context.get_current())
 
+    def asked(self, job_id: str) -> None:
+        """The span of the request that asks for a job, which is linked to it."""
+        context = trace.get_current_span().get_span_context()
+        if not context.is_valid:
+            return
+        with self._lock:
+            self._asked[job_id] = context
+            while len(self._asked) > REMEMBERED:
+                self._asked.popitem(last=False)
+
     def job(self, job_id: str, type: str, state: str | None, stages: Stages, began: float) -> None:
-        """A trace of its own, with the stages of the job."""
+        """A trace of its own, with the stages of the job; linked to the request that asked for it,
+        as long as this process has both."""
+        with self._lock:
+            asked = self._asked.get(job_id) if state is None else self._asked.pop(job_id, None)
         span = self._tracer.start_span(
             f"job {type}",
             context=otel_context.Context(),
             start_time=_wall_ns(began),
             attributes={"cooc.job_id": job_id, "cooc.job_state": state or "interrupted"},
+            links=[] if asked is None else [Link(asked)],
         )
         if state == "failed":
             span.set_status(Status(StatusCode.ERROR))
