@@ -26,6 +26,7 @@ from engine.searcher import Searcher
 from tests.disks import fill, small_disk
 from tests.drawing import photo
 from tests.test_api import SMALL, add, finished, make_client, put, search, until_ended
+from tests.test_metrics import labels, samples
 
 
 @pytest.fixture
@@ -114,6 +115,24 @@ def test_a_cancelled_add_keeps_its_count_over_a_restart(tmp_path: Path) -> None:
 def test_cancelling_a_job_that_has_ended_changes_nothing(client: TestClient) -> None:
     job = add(client, ("a.jpg", photo(1)))
     assert client.delete(f"/jobs/{job['id']}").json()["state"] == "succeeded"
+
+
+def test_a_job_is_counted_once_however_often_it_is_cancelled(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled() -> float:
+        return samples(client)["cooc_jobs_ended_total"][labels(type="build", state="cancelled")]
+
+    put(client, "a", photo(1))
+    slow_build(service(client).searcher, monkeypatch)
+    running = client.post("/admin/index/build")
+    wait_for(lambda: state(client, running)["state"] == "running")
+    waiting = client.post("/admin/index/build")
+    for count, answer in enumerate((waiting, running), start=1):
+        client.delete(answer.headers["Location"])
+        wait_for(lambda count=count: cancelled() == count)  # type: ignore[misc]
+        client.delete(answer.headers["Location"])
+        assert cancelled() == count
 
 
 # --- builds that queue themselves -----------------------------------------------------------

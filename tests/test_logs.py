@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_what_clients_send_makes_no_lines_of_its_own(client: TestClient, format:
     assert len(lines.text.splitlines()) == 2
     assert "\x1b" not in lines.text
     assert "forged" in lines.text
+
+
+def test_what_an_exception_quotes_makes_no_lines_of_its_own() -> None:
+    try:
+        raise ValueError("no\n2026-01-01T00:00:00Z ERROR forged\x1b[31m")
+    except ValueError:
+        record = logging.LogRecord("app", logging.ERROR, "", 0, "it failed", (), sys.exc_info())
+    shown = formatter("text", terminal=False).format(record)
+    first, *others = shown.splitlines()
+    assert "it failed" in first
+    assert "forged" in others[-1] and "Traceback" in others[0]
+    assert all(line.startswith("  ") for line in others)
+    assert "\x1b" not in shown
 
 
 def test_people_read_one_line_for_a_request(client: TestClient) -> None:

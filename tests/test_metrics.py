@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from sqlalchemy.exc import OperationalError
 
 from app.main import create_app
+from app.observing.state import job_metrics
 from app.settings import Settings
 from tests.drawing import photo
 from tests.test_api import add, finished
@@ -120,6 +123,12 @@ def test_the_buckets_of_a_histogram_add_up(counted: Counted) -> None:
     assert 0 < total < 60
 
 
+def test_the_buckets_reach_to_the_deadline(counted: Counted) -> None:
+    for name in ("cooc_request_duration_seconds", "cooc_stage_duration_seconds"):
+        bounds = {float(dict(key)["le"]) for key in counted.told[f"{name}_bucket"]}
+        assert max(bounds - {float("inf")}) >= Settings.model_fields["deadline_s"].default, name
+
+
 def test_stages_are_counted_where_they_were_needed(counted: Counted) -> None:
     told = counted.told["cooc_stage_duration_seconds_count"]
     # One was asked by id, three have the bytes of stored images; a sixth is no image at all.
@@ -204,6 +213,14 @@ def test_every_image_went_through_the_model_in_some_pass(counted: Counted) -> No
         labels(priority="search"): 0,
         labels(priority="bulk"): 0,
     }
+
+
+def test_jobs_whose_file_cannot_be_read_keep_nothing_else_from_being_told() -> None:
+    class Locked:
+        def unfinished(self) -> None:
+            raise OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+
+    assert list(job_metrics(Locked())) == []  # type: ignore[arg-type]
 
 
 def test_the_process_is_told(counted: Counted) -> None:

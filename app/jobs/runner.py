@@ -253,12 +253,14 @@ class Jobs:
         ended = STATES[self._find(job_id).status] != "cancelled"
         if not ended and not self._running.cancel(job_id):
             self._spool.remove(job_id)  # nobody is left who would
-            self._observed.never_began(status.name)
+            if status.status in UNFINISHED:  # else it was cancelled before
+                self._observed.never_began(status.name)
 
     def _enqueue(
         self, queue: str, work: Callable[..., Json], job_id: str | None = None, *more: Any
     ) -> str:
         job_id = job_id or uuid.uuid4().hex
+        self._observed.asked(job_id)  # before it may begin
         with job_errors(self._path), SetWorkflowID(job_id):
             DBOS.enqueue_workflow(queue, work, job_id, *more)
         return job_id

@@ -118,8 +118,11 @@ class _Text:
         name = f"{colour}{level.upper()}{_PLAIN}" if colour else level.upper()
         parts = [shown, name, _printable(str(event.pop("event")))]
         parts += [f"{name}={_value(value)}" for name, value in _flat(event).items()]
-        line = " ".join(parts)
-        return redacted(line if trace is None else f"{line}\n{trace}")
+        lines = [" ".join(parts)]
+        if trace is not None:
+            # Indented: what an error quotes must not look like a line of its own.
+            lines += [f"  {_printable(line)}" for line in trace.splitlines()]
+        return redacted("\n".join(lines))
 
 
 def _flat(event: Event) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import DBAPIError
 
 from app import __version__
 from app.admission import Admission
@@ -188,7 +189,7 @@ def job_metrics(jobs: Jobs) -> Iterator[Metric]:
     family = Gauge("cooc_jobs", "Jobs that have not ended.", labels=["type", "state"])
     try:
         counts = jobs.unfinished()
-    except EngineError:
+    except (EngineError, DBAPIError):
         return
     for type in get_args(JobType):
         family.add_metric([type, "queued"], counts[type, "queued"])
