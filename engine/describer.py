@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from engine.backbones import build_trunk
 from engine.backbones.weights import Weights
 from engine.descriptor_weights import filter_digest, projection_digest
+from engine.devices import is_out_of_memory
 from engine.errors import (
     BadImage,
     EngineError,
@@ -241,7 +242,9 @@ class Describer:
             try:
                 described = self._describe_batch(torch.from_numpy(np.stack(images)), poolings)
                 arrays = [result.cpu().numpy() for result in described]
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # As text: the error itself holds on to the tensors of the pass.
                 reason = str(error).split("\n", 1)[0]
             else:

@@ -23,6 +23,17 @@ def device_names(names: str) -> list[str]:
     return found
 
 
+NO_ROOM = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+"""What the driver, the libraries on it, and the allocator of the CPU say."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a computation did not fit: only the allocator for GPUs has an error of its own."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in NO_ROOM)
+
+
 @dataclass(frozen=True)
 class DeviceUse:
     """A device that describes. Memory is that of this process, in bytes; None on a CPU, where it is

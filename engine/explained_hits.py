@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from engine.calls import Call, current_call
 from engine.catalog import Catalog
 from engine.describer import Describer
+from engine.devices import is_out_of_memory
 from engine.errors import BadImage, DeadlineExceeded, OutOfMemory, UnknownImage
 from engine.images import DecodedImage
 from engine.originals import Originals
@@ -99,7 +98,9 @@ class HitExplainer:
         try:
             call.check()
             yield
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             reason = str(error).split("\n", 1)[0]
             raise OutOfMemory(
                 f"the explanation does not fit in the memory of {self._describer.device} "

@@ -28,6 +28,9 @@ class Cramped(torch.nn.Module):
     def __init__(self, inner: torch.nn.Module, room: int) -> None:
         super().__init__()
         self.inner, self.room = inner, room
+        self.error: RuntimeError = torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2 GiB.\nDetails"
+        )
         self.batches: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +42,7 @@ class Cramped(torch.nn.Module):
     def maps(self, images: Tensor) -> list[Tensor]:
         self.batches.append(len(images))
         if len(images) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nDetails")
+            raise self.error
         found: list[Tensor] = self.inner.maps(images)  # type: ignore[operator]
         return found
 
@@ -63,6 +66,28 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(describer: Desc
     vectors = made.describe(images)
     np.testing.assert_allclose(vectors, describer.describe(images), atol=1e-5)
     assert trunk.batches == [8, 4, 2, 2, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 8 bytes.",
+    ],
+)
+def test_libraries_that_have_no_room_say_so_in_words(describer: Describer, said: str) -> None:
+    made, trunk = cramped(describer, room=2)
+    trunk.error = RuntimeError(said)
+    images = pictures(4)
+    np.testing.assert_allclose(made.describe(images), describer.describe(images), atol=1e-5)
+    assert trunk.batches == [4, 2, 2]
+    trunk.error = RuntimeError("the sizes do not match")
+    trunk.room = 0
+    with pytest.raises(RuntimeError, match="sizes"):
+        made.describe(images)
 
 
 def test_the_smaller_size_is_remembered(describer: Describer) -> None:
