@@ -20,6 +20,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, admission: Admission, *, stop_s: float) -> None:
         super().__init__(config)
+        # Else a request begins with what was set for the one before it on the same connection: its
+        # deadline, its trace.
+        config.reset_contextvars = True
         self._admission = admission
         self._stop_s = stop_s
         self._until: float | None = None

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,28 @@ def test_an_upload_uses_up_the_time_of_its_request(server: Live) -> None:
     assert status == 504
     assert b"deadline_exceeded" in text
     server.until(lambda: not len(server.admission))
+
+
+def test_the_deadline_of_a_request_is_not_that_of_the_one_before_it(server: Live) -> None:
+    server.gate.open.set()
+    server.searcher.put("a", photo(1), {})
+    server.searcher.put("b", photo(2), {})
+    first = search_request(1, "X-Deadline-Ms: 400\r\n")
+    second = (
+        b"GET /images/a/similar?include=explain HTTP/1.1\r\n"
+        b"Host: localhost\r\nConnection: close\r\n\r\n"
+    )
+    # On one connection, sent together; the second has to wait for its turn.
+    with server.searcher.explainer._turn, closing(server.send(first + second)) as connection:
+        arrived = connection.recv(1 << 16)
+        assert arrived.startswith(b"HTTP/1.1 200")
+        time.sleep(0.5)
+        server.searcher.explainer._turn.release()
+        while part := connection.recv(1 << 16):
+            arrived += part
+        server.searcher.explainer._turn.acquire()
+    assert arrived.count(b"HTTP/1.1 200") == 2, arrived[-500:]
+    assert b'"explain":{' in arrived
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "1.5", "soon", "9999999999"])
