@@ -62,8 +62,12 @@ class Calls:
                 await request.refuse(given_up.error)
 
     async def _answer(self, request: _Watched, admitted: Admitted) -> None:
+        gone = False
+
         def left() -> None:
+            nonlocal gone
             if not request.finished:
+                gone = True
                 self._admission.left += 1
                 admitted.call.end(_client_left)
 
@@ -71,7 +75,7 @@ class Calls:
         try:
             with admitted.call.current():
                 await self._app(request.scope, receive, request.send)
-            admitted.answered = request.status < 500
+            admitted.answered = request.status < 500 and not gone
         except _GivenUp as given_up:
             self._admission.late += isinstance(given_up.error, DeadlineExceeded)
             raise

@@ -47,6 +47,7 @@ def test_a_client_that_leaves_is_not_worked_for(server: Live) -> None:
         server.until(lambda: len(server.admission) == 1)
         server.gate.open.set()
         assert first.result().status_code == 200
+    assert server.admission.seconds_each == 0, "that it left is no answer that was made"
     assert server.search(2).status_code == 200
     assert server.gate.seen == [pixels(server, 0), pixels(server, 2)]
     after = server.searcher.load
