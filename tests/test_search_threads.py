@@ -81,3 +81,46 @@ def test_searches_that_come_at_once_start_no_threads_of_their_own(tmp_path: Path
     assert done.returncode == 0, done.stderr
     found = re.search(r"more threads: (-?\d+)", done.stdout)
     assert found and int(found[1]) <= 2
+
+
+IDLE = """
+import time
+{imports}
+import numpy as np
+
+draw = np.random.default_rng(0)
+directions, vectors = (
+    draw.standard_normal((rows, 8192), np.float32) for rows in (512, 1)
+)
+{work}
+began = time.process_time()
+time.sleep(0.3)
+print("computed while idle:", time.process_time() - began)
+"""
+
+PROJECTED = """
+import torch
+from engine.generation_build import project
+from engine.postprocess import LinearProjection
+
+projection = LinearProjection(torch.zeros(8192), torch.from_numpy(directions))
+time.sleep(0.3)
+project(projection, vectors)
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "work"), [("", PROJECTED), ("import app", "vectors @ directions.T")]
+)
+def test_nothing_computes_any_more_after_a_search(imports: str, work: str) -> None:
+    environment = {"PATH": "", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE.format(imports=imports, work=work)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.rpartition(":")[2]) < 0.02
