@@ -386,6 +386,9 @@ def choose_device(name: str) -> torch.device:
         raise InvalidOption(f"device {name!r} is not supported; use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidOption(f"device is {name!r}, but no CUDA GPU is available; use auto or cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise InvalidOption(f"device is {name!r}, but the last GPU is cuda:{last}")
     return device
 
 

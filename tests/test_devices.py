@@ -16,7 +16,7 @@ import torch
 from app.assembly import open_searcher
 from app.settings import Settings
 from engine.backbones.weights import load_weights
-from engine.describer import Describer
+from engine.describer import Describer, choose_device
 from engine.devices import device_names
 from engine.errors import InvalidOption
 from engine.searcher import Searcher
@@ -32,6 +32,14 @@ def test_names_of_devices() -> None:
     for names in ("", "cuda:0,", ",cpu"):
         with pytest.raises(InvalidOption, match="empty name"):
             device_names(names)
+
+
+def test_a_gpu_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(choose_device(name)) for name in ("cuda", "cuda:1")] == ["cuda", "cuda:1"]
+    with pytest.raises(InvalidOption, match=r"'cuda:2', but the last GPU is cuda:1"):
+        choose_device("cuda:2")
 
 
 class Meeting(Describer):
