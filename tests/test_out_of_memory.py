@@ -147,7 +147,7 @@ def test_an_explanation_that_does_not_fit_is_an_error_that_says_so(
     with closing(Searcher(tmp_path, made)) as searcher:
         searcher.put("a", photo(1), {})
         trunk.room = 0
-        with pytest.raises(OutOfMemory, match=r"2 GiB\).*leave `explain` out"):
+        with pytest.raises(OutOfMemory, match=r"2 GiB\.\).*leave `explain` out"):
             searcher.explainer.explain(Example(photo(2)), ["a"])
         trunk.room = 8
         assert searcher.explainer.explain(Example(photo(2)), ["a"])
