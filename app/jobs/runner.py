@@ -41,6 +41,8 @@ VERSION = "2"
 """Of the steps that workflows have. A newer program takes up what an older one left, so this
 changes only with the steps; uploads of jobs of another version are queued again."""
 ADD_QUEUE, BUILD_QUEUE, REPORT_QUEUE = "add", "build", "report"
+POLL_S = {ADD_QUEUE: 0.5, BUILD_QUEUE: 1.0, REPORT_QUEUE: 1.0}
+"""How often each queue is looked at: 5 ms of a core each time, whether there is a job or not."""
 WATCH_S = 5.0
 KEPT_JOBS = 1000
 """Finished jobs that are listed; older ones are forgotten."""
@@ -133,8 +135,8 @@ class Jobs:
         try:
             with job_errors(self._path):
                 DBOS.launch()
-                for name in (ADD_QUEUE, BUILD_QUEUE, REPORT_QUEUE):
-                    DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=0.2)
+                for name, seconds in POLL_S.items():
+                    DBOS.register_queue(name, worker_concurrency=1, polling_interval_sec=seconds)
                 self._take_up()
                 self._prune()
         except BaseException:
