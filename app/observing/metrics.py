@@ -19,24 +19,7 @@ from app.schemas import JobState, JobType
 from engine.types import AddOutcome
 
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-STAGE_BUCKETS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    120,
-)
+STAGE_BUCKETS = (0.001, 0.0025, *REQUEST_BUCKETS)
 TOTAL = "total"
 
 
