@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,8 @@ from cooc_client.models import Comparison, Image, Job, JobError, Json, Result, S
 from cooc_client.transport import Transport
 
 LARGEST_PAGE = 100
+FURTHEST = 10_000
+"""The largest offset of a page."""
 BATCH_FILES, BATCH_BYTES = 200, 100 << 20
 """Of one upload of `add_all`."""
 POLL_S = 0.5
@@ -34,7 +36,7 @@ class Client:
     Options of searches are those of the HTTP API, by the same names: `limit`, `offset`,
     `score_threshold`, `max_fpr`, `filter`, `query_expansion`, `exact`, `exclude_self`, `include`,
     `min_generation`, `negative_weight` and so on.
-    All calls raise `Problem` and `Unreachable`; for 429 and 503 only after having tried again.
+    All calls raise `Problem` and `Unreachable`; for 429, 502 and 503 only after having tried again.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Client:
             query = source(image)
         else:
             return self._search_file(read(image), {**_given(region), **options})
-        content = {"query": query, **_given(region), **options}
+        content = {"query": query, **_given(region), **_set(options)}
         return SearchAnswer.of(self._transport.json("POST", "/search", json=content))
 
     def _search_file(self, data: bytes, fields: Json) -> SearchAnswer:
@@ -113,7 +115,7 @@ class Client:
         self, images: Sequence[File | Stored], **options: Any
     ) -> list[SearchAnswer | Problem]:
         """Up to 16 searches at once: for each image its answer, or what is wrong with it."""
-        content = {"queries": [{"query": source(image)} for image in images], **options}
+        content = {"queries": [{"query": source(image)} for image in images], **_set(options)}
         answers = self._transport.json("POST", "/search/batch", json=content)["answers"]
         return [
             SearchAnswer.of(item["answer"]) if item["answer"] else problem_of(item["problem"])
@@ -121,12 +123,18 @@ class Client:
         ]
 
     def results(self, image: File | Stored | None = None, **query: Any) -> Iterator[Result]:
-        """All results of a search, a page at a time; arguments as of `search`."""
+        """All results of a search, a page of `limit` at a time; arguments as of `search`.
+
+        They end where the service stops paging, at about 10,000. Each page is a search: a stored
+        image costs least.
+        """
         page = min(query.pop("limit", LARGEST_PAGE), LARGEST_PAGE)
         offset = query.pop("offset", 0)
-        if image is not None and not isinstance(image, Stored):
-            image = read(image)  # once, as an open file can be read only once
-        while True:
+        # Once, as an open file can be read only once.
+        image = None if image is None else _kept(image)
+        for several in {"positives", "negatives"} & query.keys():
+            query[several] = [_kept(one) for one in query[several]]
+        while offset <= FURTHEST:
             found = self.search(image, limit=page, offset=offset, **query).results
             yield from found
             if len(found) < page:
@@ -159,7 +167,7 @@ class Client:
         return known(Image, self._transport.json("PATCH", _path(image_id), json=dict(change)))
 
     def delete(self, image_id: str) -> None:
-        self._transport.send("DELETE", _path(image_id))
+        self._transport.send("DELETE", _path(image_id), removes=True)
 
     def images(
         self, *, filter: Mapping[str, Any] | None = None, page: int = 1000
@@ -189,16 +197,21 @@ class Client:
         """Add images, or .zip and .tar archives of them, as one upload.
 
         Args:
-            files: by the ids they shall have, or paths, whose names become the ids.
+            files: by the ids they shall have, or paths, whose names become the ids: of several
+                with one name all but the first get part of their digest added.
             metadata: all of them get it.
             wait: return when the job has ended; else at once.
             progress: told each state of the job meanwhile.
         """
-        named = dict(files) if isinstance(files, Mapping) else {file.name: file for file in files}
+        named: list[tuple[str, File]] = (
+            list(files.items())
+            if isinstance(files, Mapping)
+            else [(file.name, file) for file in files]
+        )
         data = {"metadata": json.dumps(metadata or {})}
 
         def content(stack: ExitStack) -> Json:
-            opened = [("files", (name, _opened(file, stack))) for name, file in named.items()]
+            opened = [("files", (name, _opened(file, stack))) for name, file in named]
             return {"files": opened, "data": data}
 
         job = Job.of(self._transport.json("POST", "/index/add", content))
@@ -279,6 +292,18 @@ def _path(image_id: str, below: str = "") -> str:
 
 def _given(region: Region | None) -> Json:
     return {} if region is None else {"region": asdict(region)}
+
+
+def _set(options: Mapping[str, Any]) -> Json:
+    """What is None is left out, as in forms and addresses."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _kept(image: Any) -> Any:
+    """A file as its bytes, alone or in an example; a stored image as it is."""
+    if isinstance(image, Example):
+        return replace(image, image=_kept(image.image))
+    return image if isinstance(image, Stored) else read(image)
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ class Problem(CoocError):
         self.code = str(content.get("code", "unknown"))
         self.detail = str(content.get("detail", ""))
         self.request_id = str(content.get("request_id", ""))
-        self.errors: list[dict[str, str]] = list(content.get("errors", []))
+        self.errors: list[dict[str, str]] = list(content.get("errors") or [])
         super().__init__(f"{self.status} {self.code}: {self.detail}")
 
 
@@ -50,7 +50,7 @@ class InvalidRequest(Problem):
 
 
 class Unavailable(Problem):
-    """429, 503, 504, 507: not now; 429 and 503 were tried again as often as allowed."""
+    """429, 502, 503, 504, 507: not now; the first three were tried again as often as allowed."""
 
 
 _BY_STATUS: dict[int, type[Problem]] = {
@@ -63,6 +63,7 @@ _BY_STATUS: dict[int, type[Problem]] = {
     415: InvalidRequest,
     422: InvalidRequest,
     429: Unavailable,
+    502: Unavailable,
     503: Unavailable,
     504: Unavailable,
     507: Unavailable,

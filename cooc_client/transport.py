@@ -14,7 +14,8 @@ import httpx
 
 from cooc_client.errors import Unreachable, problem_of
 
-LATER = (429, 503)
+LATER = (429, 502, 503)
+"""Busy; 502 is what proxies say while the service starts."""
 LONGEST_WAIT_S = 60.0
 Content = Callable[[ExitStack], dict[str, Any]]
 """Makes what a request carries, anew for each time it is sent; files are closed by the stack."""
@@ -35,6 +36,7 @@ class Transport:
         key = key if key is not None else os.environ.get("COOC_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.url = url.rstrip("/")
+        self._timeout_s = timeout_s
         self._retries = retries
         self._http = httpx.Client(
             base_url=self.url,
@@ -57,40 +59,72 @@ class Transport:
             ) from error
 
     def send(
-        self, method: str, path: str, content: Content | None = None, **more: Any
+        self,
+        method: str,
+        path: str,
+        content: Content | None = None,
+        *,
+        removes: bool = False,
+        **more: Any,
     ) -> httpx.Response:
         """Send, and send again when the service is busy or the connection broke.
 
         Every request is safe to send twice: writes that are not so by themselves carry a key.
+
+        Args:
+            removes: after a connection that broke, 404 says that it was done, and is no error.
+
         Raises: a Problem, or Unreachable.
         """
         headers = {}
         if method == "POST" and path.startswith(("/index/", "/admin/")):
             headers["Idempotency-Key"] = uuid.uuid4().hex
-        attempt = 0
+        attempt, broke = 0, False
         while True:
             last = attempt >= self._retries
             try:
                 with ExitStack() as stack:
                     carried = {} if content is None else content(stack)
                     answer = self._http.request(method, path, headers=headers, **carried, **more)
-            except httpx.TransportError as error:
+            except httpx.ReadTimeout as error:
                 # Who has waited for an answer in vain once would wait as long again.
-                if last or isinstance(error, httpx.ReadTimeout):
+                raise Unreachable(
+                    f"{method} {self.url}{path} was not answered within {self._timeout_s:g} s; it "
+                    "may still be done: look, or give the client a larger timeout_s"
+                ) from error
+            except httpx.RequestError as error:
+                if last or isinstance(error, _FOR_GOOD):
                     raise Unreachable(f"no service answers at {self.url}: {error}") from error
-                wait_s = _backoff_s(attempt)
+                wait_s, broke = _backoff_s(attempt), True
             else:
                 busy = answer.status_code in LATER or _in_flight(answer)
                 if last or not busy:
-                    return _checked(answer)
+                    done = removes and broke and answer.status_code == 404
+                    return answer if done else _checked(answer)
                 wait_s = _retry_after_s(answer, attempt)
             time.sleep(wait_s)
             attempt += 1
 
 
+_FOR_GOOD = (
+    httpx.DecodingError,
+    httpx.LocalProtocolError,
+    httpx.TooManyRedirects,
+    httpx.UnsupportedProtocol,
+)
+"""What would be the same the next time."""
+
+
 def _checked(answer: httpx.Response) -> httpx.Response:
-    if not answer.is_error:
+    if answer.is_success:
         return answer
+    if not answer.is_error:
+        # Nothing was done, and a key is not sent after it to another address.
+        where = answer.headers.get("Location", "nowhere")
+        raise Unreachable(
+            f"{answer.request.method} {answer.request.url} is redirected to {where}; give the "
+            "client the address of the service itself"
+        )
     try:
         content = answer.json()
     except ValueError:

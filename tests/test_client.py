@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,29 @@ def test_bulk_adds_jobs_and_builds(client: Client, tmp_path: Path) -> None:
         client.delete(name)
 
 
+def test_files_of_one_name_in_several_folders_are_all_added(client: Client, tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "twin.jpg" for folder in ("a", "b", "c")]
+    for seed, path in enumerate(paths, start=200):
+        path.parent.mkdir()
+        path.write_bytes(photo(seed))
+    job = client.add(paths, metadata={"twins": True})
+    assert (job.state, job.progress.added) == ("succeeded", 3)
+    stored = [image.id for image in client.images(filter={"twins": True})]
+    assert len(stored) == 3
+    assert "twin.jpg" in stored
+    for image_id in stored:
+        client.delete(image_id)
+
+
+def test_an_option_of_none_is_left_out_whatever_is_searched_with(client: Client) -> None:
+    nothing: dict[str, Any] = {"limit": None, "filter": None, "include": None}
+    by_file = client.search(photo(3), **nothing).results
+    assert client.search(id="set/3.jpg", **nothing).results == by_file
+    (batched,) = client.search_batch([Stored("set/3.jpg")], **nothing)
+    assert isinstance(batched, cooc_client.SearchAnswer)
+    assert batched.results == by_file
+
+
 def test_problems_are_exceptions_by_kind(client: Client) -> None:
     with pytest.raises(cooc_client.InvalidRequest) as invalid:
         client.search(photo(1), limit=0)
@@ -185,11 +208,11 @@ def test_a_busy_service_is_asked_again_with_the_same_key(
     file = tmp_path / "a.jpg"
     file.write_bytes(photo(1))
     job: dict[str, Any] = {"id": "1", "type": "add", "state": "succeeded", "new field": 1}
-    transport, asked = answering(busy(503), busy(429), httpx.Response(202, json=job))
+    transport, asked = answering(busy(503), busy(502), busy(429), httpx.Response(202, json=job))
     with Client("http://test", transport=transport) as client:
         assert client.add([file]).state == "succeeded"
     assert len({request.headers["Idempotency-Key"] for request in asked}) == 1
-    assert [photo(1) in request.content for request in asked] == [True] * 3
+    assert [photo(1) in request.content for request in asked] == [True] * 4
     assert asked[0].headers["Authorization"] == "Bearer secret"
 
 
@@ -200,6 +223,92 @@ def test_a_service_that_stays_busy_is_given_up() -> None:
             client.version()
     assert len(asked) == 3
     assert "Authorization" not in asked[0].headers
+
+
+class Broken:
+    """A service that is met by these errors and gives these answers, one after the other."""
+
+    def __init__(self, *turns: httpx.RequestError | httpx.Response) -> None:
+        self.turns, self.asked = list(turns), 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        turn = self.turns.pop(0)
+        if isinstance(turn, httpx.RequestError):
+            raise turn
+        return turn
+
+    def client(self, **options: Any) -> Client:
+        return Client("http://test", transport=httpx.MockTransport(self), **options)
+
+
+def test_a_redirect_is_no_success() -> None:
+    """As of a proxy that knows only HTTPS: nothing was done."""
+    answer = httpx.Response(301, headers={"Location": "https://photos.test/"}, text="<html>")
+    calls: list[Callable[[Client], object]] = [
+        lambda client: client.delete("a.jpg"),
+        lambda client: client.thumbnail("a.jpg"),
+        lambda client: client.put("a.jpg", b"data"),
+    ]
+    for call in calls:
+        service = Broken(answer)
+        with service.client() as client, pytest.raises(cooc_client.Unreachable) as told:
+            call(client)
+        assert "redirected to https://photos.test/" in str(told.value)
+        assert service.asked == 1
+
+
+def test_a_delete_whose_answer_was_lost_has_been_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cooc_client.transport._backoff_s", lambda _: 0.0)
+    gone = httpx.Response(404, json={"code": "unknown_image", "detail": "no image has this id"})
+    lost = Broken(httpx.ReadError("reset"), gone)
+    with lost.client() as client:
+        client.delete("a.jpg")
+    assert lost.asked == 2
+    with Broken(gone).client() as client, pytest.raises(cooc_client.NotFound):
+        client.delete("a.jpg")
+    with Broken(httpx.ReadError("reset"), gone).client() as client:
+        with pytest.raises(cooc_client.NotFound):
+            client.get("a.jpg")
+
+
+def test_what_would_fail_again_is_not_tried_again() -> None:
+    slow = Broken(httpx.ReadTimeout("timed out"))
+    with slow.client(timeout_s=7) as client:
+        with pytest.raises(cooc_client.Unreachable, match=r"within 7 s; .* larger timeout_s"):
+            client.build()
+    for error in (httpx.UnsupportedProtocol("no http://"), httpx.DecodingError("bad gzip")):
+        service = Broken(error)
+        with service.client() as client, pytest.raises(cooc_client.Unreachable):
+            client.version()
+        assert service.asked == 1
+
+
+def test_all_results_end_where_the_service_stops_paging() -> None:
+    """At an offset of 10,000, which the service takes, and no further."""
+    asked: list[dict[str, Any]] = []
+
+    def page(request: httpx.Request) -> httpx.Response:
+        content = json.loads(request.content)
+        asked.append(content)
+        if content["offset"] > 10_000:
+            return httpx.Response(422, json={"code": "invalid_fields", "detail": "/offset"})
+        row = {"id": "a", "score": 0.1, "rank": 1, "match_type": "similar", "width": 1, "height": 1}
+        answer = {
+            "results": [row] * content["limit"],
+            "query_id": "1",
+            "index": {},
+            "query_expansion": {},
+            "timing_ms": {},
+        }
+        return httpx.Response(200, json=answer)
+
+    with Client("http://test", transport=httpx.MockTransport(page)) as client:
+        # An open file, which can be read only once.
+        examples = [io.BytesIO(b"data"), Example(io.BytesIO(b"more"))]
+        assert len(list(client.results(positives=examples))) == 10_100
+    sent = [[one["image_base64"] for one in page["query"]["positives"]] for page in asked]
+    assert sent == [["ZGF0YQ==", "bW9yZQ=="]] * 101
 
 
 def test_what_is_no_service_of_ours_is_said_so() -> None:
