@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,16 @@ from engine.calls import Call, current_call
 from engine.catalog import Catalog
 from engine.describer import Describer
 from engine.devices import is_out_of_memory
-from engine.errors import BadImage, DeadlineExceeded, OutOfMemory, UnknownImage
+from engine.errors import (
+    BadImage,
+    CorruptIndex,
+    DeadlineExceeded,
+    ImageTooLarge,
+    OutOfMemory,
+    Overloaded,
+    UnknownImage,
+    UnsupportedImage,
+)
 from engine.images import DecodedImage
 from engine.originals import Originals
 from engine.query_region import Region
@@ -21,6 +31,8 @@ from engine.types import Pixels
 
 if TYPE_CHECKING:
     from engine.explaining import Grid, PairExplanation
+
+log = logging.getLogger(__name__)
 
 Origin = Literal["upload", "original", "thumbnail"]
 """What a picture was explained from."""
@@ -31,6 +43,11 @@ CELLS = 24
 """Most rows and columns of a grid that is sent."""
 LOOK_S = 0.2
 """How often somebody who waits for their turn is looked after."""
+WAITING = 8
+"""Searches that are explained or wait for it: each holds a thread and its pictures."""
+RETRY_S = 5
+UNREADABLE = (BadImage, UnsupportedImage, ImageTooLarge, CorruptIndex)
+"""What may be wrong with an original: damage, a smaller limit or a missing decoder since."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +71,51 @@ class HitExplainer:
         catalog: Catalog,
         originals: Originals | None,
         deadline_s: float,
+        *,
+        waiting: int = WAITING,
     ) -> None:
         self._describer = describer
         self._catalog = catalog
         self._originals = originals
         self._deadline_s = deadline_s
+        self._waiting = waiting
+        self._places = threading.BoundedSemaphore(waiting)
         self._turn = threading.Lock()
 
     def explain(self, query: Example, hit_ids: Sequence[str]) -> dict[str, HitExplanation]:
         """The best `EXPLAINED` of the hits, by id.
 
         Those that cannot be are left out: deleted meanwhile, or so thin that nothing is left of
-        their thumbnail. Raises: the errors of decoding the query, UnknownImage,
-            DeadlineExceeded, OutOfMemory, InvalidOption for a pooling that cannot be explained.
+        their thumbnail; all of them if that is so of the query. Raises: the errors of decoding a
+            query that was sent, UnknownImage, Overloaded, DeadlineExceeded, OutOfMemory,
+            InvalidOption for a pooling that cannot be explained.
         """
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(
+                f"{self._waiting} searches wait for their explanations already; leave `explain` "
+                f"out of `include`, or try again in {RETRY_S} s",
+                retry_after_s=RETRY_S,
+            )
+        try:
+            return self._explained(query, hit_ids, current_call(self._deadline_s))
+        finally:
+            self._places.release()
+
+    def _explained(
+        self, query: Example, hit_ids: Sequence[str], call: Call
+    ) -> dict[str, HitExplanation]:
         from engine.explaining import explain_pairs  # a start does without
 
-        query_pixels, query_from = self._query(query)
+        asked = self._query(query)
+        if asked is None:
+            return {}
+        query_pixels, query_from = asked
         found = {
             image_id: picture
             for image_id in hit_ids[:EXPLAINED]
             if (picture := self._hit(image_id)) is not None
         }
-        with self._turn_of(current_call(self._deadline_s)):
+        with self._turn_of(call):
             pairs = explain_pairs(
                 self._describer, query_pixels, [pixels for pixels, _ in found.values()]
             )
@@ -109,7 +148,7 @@ class HitExplainer:
         finally:
             self._turn.release()
 
-    def _query(self, query: Example) -> tuple[Pixels, Origin]:
+    def _query(self, query: Example) -> tuple[Pixels, Origin] | None:
         if isinstance(query.image, bytes):
             return self._decode(query.image, query.region).pixels, "upload"
         # A region of a stored image was found from its original, so that is there.
@@ -118,15 +157,24 @@ class HitExplainer:
     def _hit(self, image_id: str) -> tuple[Pixels, Origin] | None:
         try:
             return self._stored(image_id, None)
-        except (UnknownImage, BadImage):
+        except UnknownImage:
             return None
 
-    def _stored(self, image_id: str, region: Region | None) -> tuple[Pixels, Origin]:
+    def _stored(self, image_id: str, region: Region | None) -> tuple[Pixels, Origin] | None:
+        """None if the thumbnail, where that is all there is, is too thin."""
         digest = self._catalog.get(image_id).digest
-        data = None if self._originals is None else self._originals.read(digest)
-        if data is not None:
-            return self._decode(data, region).pixels, "original"
-        return self._decode(self._catalog.thumbnail(image_id), None).pixels, "thumbnail"
+        try:
+            data = None if self._originals is None else self._originals.read(digest)
+            if data is not None:
+                return self._decode(data, region).pixels, "original"
+        except UNREADABLE as error:
+            if region is not None:  # a thumbnail has too little of it
+                raise
+            log.warning("%r is explained from its thumbnail: %s", image_id, error)
+        try:
+            return self._decode(self._catalog.thumbnail(image_id), None).pixels, "thumbnail"
+        except BadImage:
+            return None
 
     def _decode(self, data: bytes, region: Region | None) -> DecodedImage:
         return self._describer.decode(data, box=None if region is None else region.box)

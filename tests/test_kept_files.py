@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from engine.catalog import Catalog
+from engine.describer import Describer
+from engine.errors import Overloaded, UnknownImage
+from engine.explained_hits import HitExplainer
+from engine.querying import Example
 from tests.drawing import photo
 from tests.test_api import make_client, put, search
-from tests.test_search_api import REGION, posted
+from tests.test_search_api import REGION, posted, searcher_of
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +85,54 @@ def test_a_region_is_explained_as_a_region(keeping: TestClient) -> None:
     part = posted(keeping, "/search", {**content, "region": REGION})["results"][0]["explain"]
     rows, columns = part["query"]["rows"], part["query"]["columns"]
     assert rows * columns < whole["rows"] * whole["columns"]
+
+
+def test_an_original_that_cannot_be_read_does_not_cost_the_answer(keeping: TestClient) -> None:
+    """Damaged here; as one whose decoder is not installed any more."""
+    put(keeping, "damaged", photo(80))
+    originals = searcher_of(keeping).originals
+    assert originals is not None
+    path = originals.path(keeping.get("/images/damaged").json()["digest"])
+    path.write_bytes(b"no picture" + path.read_bytes()[10:])
+    hit = search(keeping, photo(80), include="explain", limit=1)["results"][0]
+    assert hit["id"] == "damaged"
+    assert (hit["explain"]["query_from"], hit["explain"]["result_from"]) == ("upload", "thumbnail")
+    similar = keeping.get("/images/damaged/similar?include=explain&limit=1")
+    assert similar.json()["results"][0]["explain"]["query_from"] == "thumbnail"
+    keeping.delete("/images/damaged")
+
+
+class SlowCatalog:
+    """Knows no image, and takes until it is told to go on to say so."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def get(self, image_id: str) -> None:
+        self.asked.set()
+        self.go_on.wait()
+        raise UnknownImage(image_id)
+
+
+def test_only_so_many_searches_wait_to_be_explained(describer: Describer) -> None:
+    catalog = SlowCatalog()
+    explainer = HitExplainer(describer, cast(Catalog, catalog), None, 60.0, waiting=1)
+    raised: list[BaseException] = []
+
+    def explain() -> None:
+        try:
+            explainer.explain(Example("a"), [])
+        except UnknownImage as error:
+            raised.append(error)
+
+    first = threading.Thread(target=explain)
+    first.start()
+    catalog.asked.wait()
+    with pytest.raises(Overloaded, match="leave `explain` out of `include`") as refused:
+        explainer.explain(Example("b"), [])
+    assert refused.value.retry_after_s > 0
+    catalog.go_on.set()
+    first.join()
+    assert len(raised) == 1
+    explain()  # its place is free again
+    assert len(raised) == 2

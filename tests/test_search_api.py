@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -353,6 +354,15 @@ def test_what_is_not_kept_is_explained_from_its_thumbnail(client: TestClient) ->
     assert (why["query_from"], why["result_from"]) == ("thumbnail", "thumbnail")
     found = client.get("/images/set/2.jpg/similar?include=explain&limit=1").json()
     assert found["results"][0]["explain"]["query_from"] == "thumbnail"
+
+
+def test_what_is_too_thin_to_be_explained_is_found_all_the_same(tmp_path: Path) -> None:
+    """Of a panorama that is not kept nothing is left but 10 rows."""
+    with make_client(tmp_path / "index", max_side=160) as client:
+        for seed in (1, 2):
+            put(client, f"{seed}.jpg", encode(scene(seed, (640, 40)), "jpeg"))
+        (found,) = client.get("/images/1.jpg/similar?include=explain").json()["results"]
+        assert (found["id"], found["explain"]) == ("2.jpg", None)
 
 
 @pytest.mark.parametrize(
