@@ -25,8 +25,8 @@ the remedy. Answers of 429 and 503 say in `Retry-After` when to try again.
 `/events`.
 
 **Sending a write again** is safe with an `Idempotency-Key`: a POST to `/index/` or `/admin/` with
-the key and the body of an earlier one gets the answer of that one, for 24 hours, with
-`Idempotency-Replayed: true`.
+the key and the body of an earlier one gets the answer of that one, for 24 hours (the newest
+10,000 are kept), with `Idempotency-Replayed: true`.
 
 **Every answer** says in `Server-Timing` where its time went, and in `X-Request-ID` under which id
 the log has it: send your own, or one is made.
@@ -102,7 +102,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         "build_index", "Build the index", (*BODY, *INDEX, *DISK)
     ),
     ("post", "/admin/index/reload"): Operation(
-        "reload_index", "Load the generation on disk", (*BODY, *INDEX)
+        "reload_index", "Load the generation on disk", (*BODY, *INDEX, *DISK)
     ),
     ("post", "/admin/index/rollback"): Operation(
         "rollback_index", "Go back to an earlier generation", (*BODY, *INDEX, *DISK)
@@ -174,6 +174,19 @@ KEY = {
     "description": "A name of this request, such as a UUID: sent again with it, it is done once.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
+KNOWN = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The `ETag` of what the client has: 304 if it still is that.",
+    "schema": {"type": "string"},
+}
+TAG = {
+    "ETag": {
+        "description": "SHA-256 of the file of the image, in quotes.",
+        "schema": {"type": "string"},
+    }
+}
 TIMED = ("/search", "/search/batch", "/compare")
 DEADLINE = {
     "name": "X-Deadline-Ms",
@@ -221,9 +234,14 @@ def _finish(operation: Json, method: str, path: str) -> None:
         if parameter["name"] in PARAMETERS:
             parameter["description"] = PARAMETERS[parameter["name"]]
     if "202" in responses:
-        location = {"description": "Address of the job.", "schema": {"type": "string"}}
-        responses["202"] |= {"headers": {"Location": location, **RETRY}}
         responses["202"]["description"] = "Accepted: follow the job"
+        if method == "post":
+            location = {"description": "Address of the job.", "schema": {"type": "string"}}
+            responses["202"] |= {"headers": {"Location": location, **RETRY}}
+    if "304" in responses:
+        operation["parameters"] = [*operation.get("parameters", []), KNOWN]
+        for sent in ("200", "304"):
+            responses[sent] |= {"headers": TAG}
     if path in TIMED:
         operation["parameters"] = [*operation.get("parameters", []), DEADLINE]
     if method == "post" and path.startswith(PREFIXES):

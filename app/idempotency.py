@@ -121,8 +121,9 @@ class _First:
 
     @property
     def refused(self) -> bool:
-        """Whether the application refused the request, so that nothing was done for it."""
-        return 400 <= self._record.status < 500
+        """Whether the application refused the request, or sent it to another address, so that
+        nothing was done for it."""
+        return 300 <= self._record.status < 500
 
     async def answer(self) -> None:
         # Of most requests that is all: their digest is kept before anything is done for them.

@@ -121,6 +121,40 @@ def test_every_example_of_a_request_runs(client: TestClient, document: dict[str,
             assert [item["status"] for item in answer.json()["answers"]] == [200, 200]
 
 
+def test_who_is_told_of_a_new_job_is_told_where_it_is(
+    client: TestClient, document: dict[str, Any]
+) -> None:
+    job = client.post("/admin/index/build")
+    until_ended(client, job.headers["Location"])
+    cancelled = client.delete(job.headers["Location"])
+    for answer, path, method in (
+        (job, "/admin/index/build", "post"),
+        (cancelled, "/jobs/{job_id}", "delete"),
+    ):
+        documented = document["paths"][path][method]["responses"]["202"].get("headers", {})
+        assert {name for name in ("Location", "Retry-After") if name in answer.headers} == set(
+            documented
+        ), path
+
+
+def test_what_can_be_asked_for_conditionally_says_so(
+    client: TestClient, document: dict[str, Any]
+) -> None:
+    conditional = set()
+    for _, path, operation in operations(document):
+        names = {parameter["name"] for parameter in operation.get("parameters", [])}
+        if "If-None-Match" in names:
+            conditional.add(path)
+            for status in ("200", "304"):
+                assert set(operation["responses"][status]["headers"]) == {"ETag"}
+    assert conditional == {"/images/{image_id}/thumbnail", "/images/{image_id}/original"}
+    first = client.get("/images/holiday/beach.jpg/thumbnail")
+    again = client.get(
+        "/images/holiday/beach.jpg/thumbnail", headers={"If-None-Match": first.headers["ETag"]}
+    )
+    assert (again.status_code, again.headers["ETag"]) == (304, first.headers["ETag"])
+
+
 def test_writes_with_keys_say_so(document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
         names = {parameter["name"] for parameter in operation.get("parameters", [])}

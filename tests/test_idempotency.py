@@ -86,6 +86,18 @@ def test_what_was_refused_leaves_the_key_free(client: TestClient) -> None:
     assert "Idempotency-Replayed" not in made.headers
 
 
+def test_a_redirect_leaves_the_key_free_for_where_it_leads(client: TestClient) -> None:
+    """As a client does that was given the address with a slash too many."""
+    before = jobs(client)
+    answer = client.post(
+        "/admin/index/build/", headers={"Idempotency-Key": "redirected"}, follow_redirects=True
+    )
+    assert [step.status_code for step in answer.history] == [307]
+    assert answer.status_code == 202, answer.text
+    finished(client, answer)
+    assert len(jobs(client)) == len(before) + 1
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [
