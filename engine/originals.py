@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from engine.catalog_reader import CatalogReader
 from engine.errors import CorruptIndex, EngineError
@@ -113,11 +114,30 @@ class Originals:
         except FileNotFoundError:
             return None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise CorruptIndex(
-                f"{self.path(digest)} does not have the content that was written; "
-                "add the image again, or restore a snapshot"
-            )
+            raise self._damaged(digest)
         return data
+
+    def open(self, digest: str) -> BinaryIO | None:
+        """As `read`, the file itself at its beginning, which the caller closes: for whoever sends
+        it to somebody who may read slowly."""
+        try:
+            file = self.path(digest).open("rb")
+        except FileNotFoundError:
+            return None
+        try:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise self._damaged(digest)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _damaged(self, digest: str) -> CorruptIndex:
+        return CorruptIndex(
+            f"{self.path(digest)} does not have the content that was written; "
+            "add the image again, or restore a snapshot"
+        )
 
     def forget(self, digests: Iterable[str], used: Used) -> None:
         """Remove those of `digests` that no image has; call it after the delete is durable.

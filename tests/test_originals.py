@@ -5,6 +5,7 @@ import os
 import random
 import threading
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from engine.errors import CorruptIndex, StorageFull
 from engine.originals import Originals
 from tests.disks import fill, small_disk
+from tests.drawing import encode, scene
 from tests.indexes import flip
+from tests.live import live
 
 
 def digest_of(data: bytes) -> str:
@@ -67,6 +70,20 @@ def test_what_was_kept_comes_back(originals: Originals) -> None:
     assert (originals.folder / DIGEST[:2] / DIGEST).read_bytes() == DATA
     assert names(originals) == [DIGEST]
     assert Originals(originals.folder).read(DIGEST) == DATA
+
+
+def test_a_file_is_opened_whole_or_not_at_all(originals: Originals) -> None:
+    assert originals.open(DIGEST) is None
+    originals.keep(DIGEST, DATA)
+    opened = originals.open(DIGEST)
+    assert opened is not None
+    with opened as file:
+        originals.path(DIGEST).unlink()  # as a delete does meanwhile
+        assert file.read() == DATA
+    originals.keep(DIGEST, DATA)
+    flip(originals.path(DIGEST))
+    with pytest.raises(CorruptIndex, match="add the image again"):
+        originals.open(DIGEST)
 
 
 def test_it_is_on_disk_before_the_image_is_stored(originals: Originals) -> None:
@@ -201,3 +218,26 @@ def test_nothing_is_removed_while_a_snapshot_is_taken(originals: Originals) -> N
         assert originals.read(DIGEST) == DATA
     delete(originals, rows, "b")
     assert names(originals) == []
+
+
+def test_who_reads_a_file_slowly_costs_no_memory(tmp_path: Path) -> None:
+    big = encode(scene(1, (2600, 2600)), "bmp")  # 20 MB
+    with live(tmp_path / "index", keep_originals=True) as service:
+        service.http.put("/images/big", files={"image": big}).raise_for_status()
+        answer = service.http.get("/images/big/original")
+        assert (answer.content, answer.headers["Content-Length"]) == (big, str(len(big)))
+        assert answer.headers["Content-Type"] == "image/bmp"
+        tracemalloc.start()
+        try:
+            readers = [
+                service.send(b"GET /images/big/original HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                for _ in range(4)
+            ]
+            for reader in readers:
+                assert reader.recv(12) == b"HTTP/1.1 200"
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        for reader in readers:
+            reader.close()
+    assert held < len(big) / 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -356,13 +355,17 @@ def test_what_is_not_kept_is_explained_from_its_thumbnail(client: TestClient) ->
     assert found["results"][0]["explain"]["query_from"] == "thumbnail"
 
 
-def test_what_is_too_thin_to_be_explained_is_found_all_the_same(tmp_path: Path) -> None:
+def test_what_is_too_thin_to_be_explained_is_found_all_the_same(client: TestClient) -> None:
     """Of a panorama that is not kept nothing is left but 10 rows."""
-    with make_client(tmp_path / "index", max_side=160) as client:
-        for seed in (1, 2):
-            put(client, f"{seed}.jpg", encode(scene(seed, (640, 40)), "jpeg"))
-        (found,) = client.get("/images/1.jpg/similar?include=explain").json()["results"]
-        assert (found["id"], found["explain"]) == ("2.jpg", None)
+    for seed in (1, 2):
+        put(client, f"thin/{seed}.jpg", encode(scene(seed, (640, 40)), "jpeg"), thin=True)
+    parameters = {"include": "explain", "filter": json.dumps({"thin": True})}
+    answer = client.get("/images/thin/1.jpg/similar", params=parameters)
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()["results"]
+    assert (found["id"], found["explain"]) == ("thin/2.jpg", None)
+    for seed in (1, 2):
+        client.delete(f"/images/thin/{seed}.jpg")
 
 
 @pytest.mark.parametrize(

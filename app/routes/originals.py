@@ -39,8 +39,8 @@ def original(image_id: str, request: Request, searcher: SearcherDep) -> Response
     """The bytes that were added, unchanged. 404 unless the service keeps originals."""
     record = searcher.catalog.get(image_id)
     originals = searcher.originals
-    data = None if originals is None else originals.read(record.digest)
-    if data is None:
+    file = None if originals is None else originals.open(record.digest)
+    if file is None:
         raise NoOriginal(
             f"the original of {image_id!r} was not kept; start the service with "
             "COOC_KEEP_ORIGINALS=true and add the image again"
@@ -55,4 +55,4 @@ def original(image_id: str, request: Request, searcher: SearcherDep) -> Response
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Content-Type": media_type,
     }
-    return conditional(request, data, record.digest, headers)
+    return conditional(request, file, record.digest, headers)
