@@ -50,6 +50,7 @@ INDEX = (409,)
 BODY = (400, 413, 415, 422, 504)
 MODEL = (413, 415, 422, 504)
 DISK = (507,)
+"""Of whatever writes, and of what takes files: large ones pass through a temporary one."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,15 @@ class Operation:
 
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
-    ("post", "/search"): Operation("search", "Find similar images", (*BODY, *MODEL, *INDEX, 404)),
-    ("post", "/search/batch"): Operation("search_batch", "Search several times", (*BODY, *INDEX)),
-    ("post", "/compare"): Operation("compare", "Compare two images", (*BODY, *MODEL, *INDEX, 404)),
+    ("post", "/search"): Operation(
+        "search", "Find similar images", (*BODY, *MODEL, *INDEX, *DISK, 404)
+    ),
+    ("post", "/search/batch"): Operation(
+        "search_batch", "Search several times", (*BODY, *INDEX, *DISK)
+    ),
+    ("post", "/compare"): Operation(
+        "compare", "Compare two images", (*BODY, *MODEL, *INDEX, *DISK, 404)
+    ),
     ("get", "/images"): Operation("list_images", "List images", (*INDEX, 422)),
     ("put", "/images/{image_id}"): Operation(
         "put_image", "Add or replace an image", (*BODY, *MODEL, *INDEX, *DISK, 404)

@@ -68,6 +68,16 @@ SPARE_THREADS = 16
 FRESH = {"Cache-Control": "no-cache"}
 """Ask again before using a stored copy: old and new files of the page must not be mixed."""
 UNTRACED: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+SMALL_BODY = 1 << 20
+SMALL = (
+    "/admin/index/build",
+    "/admin/index/duplicates",
+    "/admin/index/reload",
+    "/admin/index/rollback",
+    "/admin/snapshots",
+)
+"""Their bodies are JSON, which the framework reads before it asks whose key came with it, and which
+takes many times its bytes in memory."""
 PAGES = frozenset({"/", "/web", "/docs", STATIC, "/openapi.json"})
 """Open to everybody: they are the program, which is public, and hold nothing of the collection.
 Somebody who is to type in a key needs the page first."""
@@ -149,6 +159,7 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
             "/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD,
             "/search": several,
             "/search/batch": several,
+            **dict.fromkeys(SMALL, SMALL_BODY),
             "/compare": (settings.max_upload_mb << 20) * 8 // 3 + FORM_OVERHEAD,
         },
     )

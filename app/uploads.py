@@ -39,6 +39,8 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_TEXT_BYTES = 1 << 20
 MAX_URLS_BYTES = 16 << 20
 """Of a bulk add as JSON."""
+MAX_JSON_VALUES = 1_000_000
+"""Each takes up to 30 times its bytes in memory: those of a body are counted before it is read."""
 MAX_METADATA_DEPTH = 64
 """Nested deeper, it could be stored but not sent."""
 MAX_LOOSE_FILES = 1000
@@ -58,7 +60,12 @@ class ImageUrl:
 
 
 def parsed(body: bytes) -> Any:
-    """JSON. Raises MalformedRequest."""
+    """JSON. Raises MalformedRequest, PayloadTooLarge."""
+    # Within texts, too, of which the long ones are base64 and have none.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise PayloadTooLarge(
+            f"the body has more than {MAX_JSON_VALUES:,} values; send it in several requests"
+        )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api_document import OPERATIONS
 from app.main import create_app
 from app.settings import Settings
 from tests.drawing import encode, photo, scene
@@ -128,6 +129,22 @@ def test_what_json_can_spell_but_no_service_can_use_is_explained(client: TestCli
         check(client, client.post("/search", content=content, headers=headers), status, words)
     half = b'{"a": {"id": "x"}, "b": {"id": "\\ud800"}}'
     check(client, client.post("/compare", content=half, headers=headers), 422, "/b/id")
+
+
+@pytest.mark.parametrize("path", ["/search", "/search/batch", "/compare", "/index/add"])
+def test_json_of_more_values_than_anybody_needs_is_not_read(client: TestClient, path: str) -> None:
+    """3 MB that would be 80 in memory, and a gigabyte at the limit of the body."""
+    content = b'{"queries": [' + b"{}," * 1_000_001 + b"{}]}"
+    headers = {"content-type": "application/json"}
+    check(client, client.post(path, content=content, headers=headers), 413, "1,000,000 values")
+
+
+def test_what_takes_only_a_few_options_takes_no_large_body(client: TestClient) -> None:
+    writes = [path for method, path in OPERATIONS if method == "post" and "/admin/" in path]
+    assert len(writes) >= 5
+    for path in writes:
+        answer = client.post(path, json={"note": "x" * (2 << 20)})
+        check(client, answer, 413, "larger than 1 MB")
 
 
 def test_addresses_that_are_no_utf8_are_refused(client: TestClient) -> None:
