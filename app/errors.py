@@ -67,6 +67,10 @@ class IdempotencyMismatch(RequestProblem):
     """This idempotency key was used for another request."""
 
 
+class OutcomeUnknown(RequestProblem):
+    """An earlier attempt broke off; to do it once more may be once too often."""
+
+
 class InvalidFields(RequestProblem):
     """Fields with values out of range, or that nobody knows."""
 
@@ -196,6 +200,7 @@ STATUS: dict[type[Exception], int] = {
     UrlFetchFailed: 422,
     IdempotencyConflict: 409,
     IdempotencyMismatch: 422,
+    OutcomeUnknown: 409,
 }
 
 RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}

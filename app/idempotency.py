@@ -48,7 +48,8 @@ class Idempotency:
     hours and sent to whoever comes with the same key and the same body. After it was refused the
     key is free again. A key belongs to the credentials that it came with. The id of the job that a
     request makes is chosen with the claim: after a crash between making the job and answering, the
-    same request comes to the same job.
+    same request comes to the same job. What makes no job is told in `scope["repeated"]` that it was
+    begun before, and may have been done.
     """
 
     def __init__(self, app: ASGIApp, *, path: Path) -> None:
@@ -116,19 +117,20 @@ class _First:
         self._around, self._claim, self._key = around, claim, key
         self._scope, self._receive, self._send = scope, receive, send
         self._body, self._record = BodyDigest(scope), _Record()
+        self._repeated = claim.digest is not None
         self._checked = False
         self._early: list[Message] = []
 
     @property
     def refused(self) -> bool:
         """Whether the application refused the request, or sent it to another address, so that
-        nothing was done for it."""
-        return 300 <= self._record.status < 500
+        nothing was done for it, now or before."""
+        return 300 <= self._record.status < 500 and not self._repeated
 
     async def answer(self) -> None:
         # Of most requests that is all: their digest is kept before anything is done for them.
         self._early.append(await self._arrived())
-        scope = {**self._scope, "job_id": self._claim.job_id}
+        scope = {**self._scope, "job_id": self._claim.job_id, "repeated": self._repeated}
         await self._around.call(scope, self._next, self._answered)
 
     async def _next(self) -> Message:

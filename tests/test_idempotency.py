@@ -119,6 +119,28 @@ def test_every_write_that_makes_a_job_knows_keys(
     assert len(jobs(client)) == before + 1
 
 
+def test_going_back_is_not_done_twice_where_the_first_answer_was_lost(client: TestClient) -> None:
+    def live() -> int:
+        return int(client.get("/admin/index").json()["generation"])
+
+    for _ in range(3):
+        finished(client, client.post("/admin/index/build"))
+    newest, headers = live(), {"Idempotency-Key": "back"}
+    assert client.post("/admin/index/rollback", headers=headers).status_code == 200
+    before = live()
+    assert before < newest
+    # As a crash leaves it, after it was done and before its answer was kept.
+    folder: Path = client.app.state.cooc.settings.data_dir  # type: ignore[attr-defined]
+    with closing(sqlite3.connect(folder / "idempotency.sqlite")) as keys, keys:
+        keys.execute("UPDATE answers SET status = NULL, process = '' WHERE status = 200")
+    for _ in range(2):
+        again = client.post("/admin/index/rollback", headers=headers)
+        assert (again.status_code, again.json()["code"]) == (409, "outcome_unknown")
+        assert live() == before
+    named = client.post("/admin/index/rollback", json={"generation": before})
+    assert (named.status_code, live()) == (200, before)
+
+
 @pytest.mark.parametrize("key", ["", "a" * 256, "a b", "é".encode().decode("latin-1")])
 def test_a_key_that_is_none_is_refused(client: TestClient, key: str) -> None:
     answer = client.post(

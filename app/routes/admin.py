@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Request, Response
 
 from app.deps import JobIdDep, JobsDep, RootDep, SearcherDep
 from app.duplicates import check_duplicate_options
-from app.errors import UnknownReport
+from app.errors import OutcomeUnknown, UnknownReport
 from app.examples import DUPLICATES
 from app.jobs import Jobs
 from app.schemas import CalibrationOut, DuplicatesIn, IndexOut, JobOut, ReloadOut, RollbackIn
@@ -61,10 +61,19 @@ def accepted(jobs: Jobs, job_id: str, root: str, response: Response) -> JobOut:
 
 
 @router.post("/rollback")
-def rollback(searcher: SearcherDep, jobs: JobsDep, options: RollbackIn | None = None) -> ReloadOut:
+def rollback(
+    request: Request, searcher: SearcherDep, jobs: JobsDep, options: RollbackIn | None = None
+) -> ReloadOut:
     """Go back to an earlier generation, without a gap in service; images that came or went since
     it was built are seen to. Without a number: to the one before."""
-    number = searcher.rollback((options or RollbackIn()).generation)
+    wanted = (options or RollbackIn()).generation
+    if wanted is None and request.scope.get("repeated"):
+        raise OutcomeUnknown(
+            "an earlier request with this idempotency key was not answered, and may have gone back "
+            "already; GET /admin/index tells the live generation: name the one to go back to, with "
+            "a new key"
+        )
+    number = searcher.rollback(wanted)
     jobs.went_back()
     return ReloadOut(generation=number, count=searcher.stats().count)
 
