@@ -296,13 +296,17 @@ def install(app: FastAPI) -> None:
     async def framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         headers = dict(error.headers or {})
+        remedy = ""
         if type(error) is HTTPException and error.status_code == 405:
             headers["Allow"] = _allowed(request, headers)
+            remedy = f"; this address takes {headers['Allow']}" if headers["Allow"] else ""
+        elif type(error) is HTTPException and error.status_code == 404:
+            remedy = f"; {request.scope.get('root_path', '')}/docs has all addresses"
         return problem(
             request_id_of(request),
             request.url.path,
             error.status_code,
-            f"{request.method} {request.url.path}: {error.detail}",
+            f"{request.method} {request.url.path}: {error.detail}{remedy}",
             headers=headers,
         )
 
@@ -341,11 +345,16 @@ def _allowed(request: Request, headers: dict[str, str]) -> str:
     return ", ".join(sorted(map(str.upper, methods))) or headers.get("Allow", "")
 
 
+def pointer_to(*parts: object) -> str:
+    """The JSON pointer of a field (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
 def field_errors(details: Any) -> list[dict[str, str]]:
     """Pydantic's errors as pointer and detail, each naming the value that was given."""
     return [
         {
-            "pointer": "".join(f"/{part}" for part in entry["loc"]),
+            "pointer": pointer_to(*entry["loc"]),
             "detail": f"{entry['msg']} (got {_short(entry.get('input'))})",
         }
         for entry in details

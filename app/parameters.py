@@ -6,7 +6,7 @@ import difflib
 
 from fastapi import FastAPI, HTTPException, Request
 
-from app.errors import InvalidFields
+from app.errors import InvalidFields, pointer_to
 from engine.ingest import RESERVED_SUFFIXES
 
 
@@ -30,7 +30,7 @@ async def known_parameters(request: Request) -> None:
         return
     known = _documented(request.app, request.scope["route"].path_format, request.method.lower())
     entries = [
-        {"pointer": f"/{name}", "detail": f"unknown parameter; {_hint(name, known)}"}
+        {"pointer": pointer_to(name), "detail": f"unknown parameter; {_hint(name, known)}"}
         for name in dict.fromkeys(given)
         if name not in known
     ]

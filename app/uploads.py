@@ -26,6 +26,7 @@ from app.errors import (
     PayloadTooLarge,
     UnsupportedBody,
     field_errors,
+    pointer_to,
 )
 from app.fetching.parsing import BadUrl, parse_url
 from app.schemas import JSON, CompareJson, IndexAddJson, QuerySource, UrlImageIn
@@ -294,7 +295,7 @@ def split_form(form: FormData) -> tuple[dict[str, str], list[tuple[str, UploadFi
         if isinstance(value, UploadFile):
             files.append((name, value))
         elif name in texts:
-            raise invalid(f"/{name}", "given more than once")
+            raise invalid(pointer_to(name), "given more than once")
         else:
             texts[name] = value
     return texts, files
@@ -363,7 +364,7 @@ def only(fields: Iterable[tuple[str, object]], known: tuple[str, ...]) -> None:
     """Raises InvalidFields for a field of another name."""
     for name, _ in fields:
         if name not in known:
-            raise invalid(f"/{name}", f"unknown field; known are {', '.join(known)}")
+            raise invalid(pointer_to(name), f"unknown field; known are {', '.join(known)}")
 
 
 def invalid(pointer: str, detail: str) -> InvalidFields:

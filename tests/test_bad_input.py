@@ -169,6 +169,23 @@ def test_places_of_wrong_values_are_told_alike_by_all_routes(client: TestClient)
     assert check(client, broken, 400, "the body is not JSON")["code"] == "malformed_request"
 
 
+def test_names_with_slashes_are_escaped_in_pointers(client: TestClient) -> None:
+    """As RFC 6901 says, so that a program finds the field."""
+    query = {"query": {"id": "x"}, "a/b~c": 1}
+    for answer in (
+        client.post("/search", json=query),
+        client.post("/search", files={"image": photo(1)}, data={"a/b~c": "1"}),
+        client.post("/search", files={"image": photo(1), "a/b~c": photo(1)}),
+        client.get("/images", params={"a/b~c": "1"}),
+    ):
+        assert check(client, answer, 422)["errors"][0]["pointer"] == "/a~1b~0c"
+
+
+def test_an_address_that_is_none_says_where_they_are(client: TestClient) -> None:
+    check(client, client.get("/serach"), 404, "GET /serach: Not Found; /docs has all addresses")
+    check(client, client.post("/images"), 405, "this address takes GET")
+
+
 def test_unknown_ids_are_404(client: TestClient) -> None:
     check(client, client.get("/images/none"), 404, "'none'")
     check(client, client.delete("/images/none"), 404, "'none'")
