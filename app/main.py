@@ -155,12 +155,14 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
         BodyLimit,
         # base64 in JSON is a third longer than the image itself
         max_bytes=(settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD,
-        larger={
+        others={
             "/index/add": (settings.max_bulk_mb << 20) + FORM_OVERHEAD,
             "/search": several,
             "/search/batch": several,
             **dict.fromkeys(SMALL, SMALL_BODY),
             "/compare": (settings.max_upload_mb << 20) * 8 // 3 + FORM_OVERHEAD,
+            # Of strangers: they must not take the room of uploads.
+            "/session": session.MAX_BODY,
         },
     )
     app.add_middleware(SameSite)

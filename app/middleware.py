@@ -58,18 +58,18 @@ class SameSite:
 class BodyLimit:
     """Answers 413 as soon as a body, chunked or not, is larger than allowed for its path."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: dict[str, int]) -> None:
-        """`larger` has the bounds of the paths that take more than `max_bytes`."""
+    def __init__(self, app: ASGIApp, *, max_bytes: int, others: dict[str, int]) -> None:
+        """`others` has the bounds of the paths that take more than `max_bytes`, or less."""
         self._app = app
         self._max_bytes = max_bytes
-        self._larger = larger
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        limit = self._larger.get(path, self._max_bytes)
+        limit = self._others.get(path, self._max_bytes)
         announced = dict(scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             await self._refuse(scope, receive, send, limit)
@@ -103,10 +103,14 @@ class BodyLimit:
             scope.get("request_id", ""),
             scope["path"],
             413,
-            f"the body is larger than {limit >> 20:,} MB, the limit of this address",
+            f"the body is larger than {_size(limit)}, the limit of this address",
             code_of(PayloadTooLarge),
         )
         await response(scope, receive, send)
+
+
+def _size(bytes_: int) -> str:
+    return f"{bytes_ >> 20:,} MB" if bytes_ >= 1 << 20 else f"{bytes_:,} bytes"
 
 
 class _TooLarge(BaseException):

@@ -45,7 +45,7 @@ def start_script(folder: Path, *arguments: str, **settings: str) -> subprocess.P
 
 @contextmanager
 def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
-    """The address of a proxy before a service on that port; `folder` gets its log."""
+    """The address of a proxy before a service on that port; `folder` gets its logs."""
     port = free_port()
     # Started by root, nginx works as a user who cannot look into the folders of tests.
     run_dir = Path(tempfile.mkdtemp())
@@ -62,7 +62,8 @@ def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        _, said = process.communicate(timeout=30)
+        (folder / "error.log").write_text(said)
         shutil.rmtree(run_dir)
 
 

@@ -93,7 +93,7 @@ def test_a_refused_request_says_why_and_the_template_stays_one(client: TestClien
 
 def test_what_is_polled_is_only_heard_when_debugging(client: TestClient) -> None:
     with listening() as lines:
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in ("/livez", "/readyz", "/version", "/metrics"):
             client.get(path)
     assert lines.text == ""
     with listening(level=logging.DEBUG) as lines:

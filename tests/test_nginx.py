@@ -106,16 +106,35 @@ def test_the_name_of_a_request_goes_through_and_is_logged_and_no_query_is(site: 
     assert site.key not in log
 
 
+def test_a_long_photo_is_no_reason_to_log_a_query(tmp_path: Path) -> None:
+    def taking(connection: socket.socket) -> None:
+        head, _, content = read_head(connection).partition(b"\r\n\r\n")
+        (length,) = re.findall(rb"Content-Length: (\d+)", head)
+        while len(content) < int(length):
+            content += connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with answering(taking) as port, proxied(tmp_path, port) as url:
+        answer = httpx.post(f"{url}/search?secret=42", content=bytes(300_000), timeout=WAIT_S)
+        assert answer.status_code == 200
+    assert "POST /search 200" in (tmp_path / "access.log").read_text()
+    assert "secret" not in (tmp_path / "error.log").read_text()
+
+
 def test_bodies_are_refused_where_the_service_would_refuse_them(site: Site) -> None:
     app = create_app(Settings(max_upload_mb=1, max_bulk_mb=8))
-    limit: dict[str, Any] = next(m.kwargs for m in app.user_middleware if "larger" in m.kwargs)
-    bounds = {"/images/a.jpg": limit["max_bytes"], "/other": limit["max_bytes"], **limit["larger"]}
+    limit: dict[str, Any] = next(m.kwargs for m in app.user_middleware if "others" in m.kwargs)
+    bounds = {"/images/a.jpg": limit["max_bytes"], "/other": limit["max_bytes"], **limit["others"]}
     assert len(bounds) >= 4
     for path, bytes_ in bounds.items():
         head = f"POST {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: "
         passed = response(site.send(f"{head}{bytes_}\r\n\r\n".encode() + bytes_ * b"x"))
-        assert passed.status_code == 401, path  # the service speaks, not the proxy
+        # The service speaks, not the proxy.
+        assert passed.status_code == (415 if path == "/session" else 401), path
         assert not is_of_the_proxy(passed)
+        known = head.replace("Host:", f"X-API-Key: {site.key}\r\nHost:")
+        passed = response(site.send(f"{known}{bytes_}\r\n\r\n".encode() + bytes_ * b"x"))
+        assert not is_of_the_proxy(passed), path
         refused = response(site.send(f"{head}{bytes_ + 1}\r\n\r\n".encode()))
         assert refused.status_code == 413, path
         assert is_of_the_proxy(refused)
@@ -149,6 +168,58 @@ def test_strangers_are_answered_though_they_go_on_sending(
         assert problem(answer).code == "key_required"
 
 
+UPLOADS = ("POST /search", "POST /search/batch", "POST /compare", "PUT /images/a.jpg", "PATCH /a")
+
+
+LENGTH = "Content-Length: 1000000\r\n\r\nx"
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n1\r\nx"
+
+
+@pytest.mark.parametrize("line", UPLOADS)
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        (LENGTH, "key_required"),
+        (CHUNKED, "key_required"),
+        (f"X-API-Key: cooc_mine\r\n{LENGTH}", "key_refused"),
+    ],
+)
+def test_strangers_are_answered_before_their_upload_is_kept(
+    site: Site, line: str, rest: str, code: str
+) -> None:
+    # Nothing more of the body ever comes.
+    answer = response(site.send(f"{line} HTTP/1.1\r\nHost: here\r\n{rest}".encode()))
+    assert (answer.status_code, problem(answer).code) == (401, code)
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+    assert not is_of_the_proxy(answer)
+
+
+def test_what_has_no_body_gets_no_room_for_one(site: Site) -> None:
+    for line in ("GET /livez", "GET /search", "HEAD /", "DELETE /images/a", "GET /jobs/a/events"):
+        head = f"{line} HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: "
+        with site.send(f"{head}8193\r\n\r\n".encode()) as connection:
+            assert b" 413 " in read_head(connection).split(b"\r\n")[0], line
+        with site.send(f"{head}2\r\n\r\n{{}}".encode()) as connection:
+            assert b" 413 " not in read_head(connection).split(b"\r\n")[0], line
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "429 Too Many", "503 Out", "500 Internal"])
+def test_an_upload_is_passed_on_where_the_service_cannot_be_asked(
+    tmp_path: Path, status: str
+) -> None:
+    def refusing(connection: socket.socket) -> None:
+        first = read_head(connection).split(b" ")[0]
+        said = status if first == b"GET" else "507 Its Own"
+        connection.sendall(f"HTTP/1.1 {said}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    head = b"PUT /images/a HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n"
+    with answering(refusing) as port, proxied(tmp_path, port) as url:
+        place = ("127.0.0.1", int(urlsplit(url).port or 0))
+        connection = socket.create_connection(place, timeout=WAIT_S)
+        connection.sendall(head)
+        assert response(connection).status_code == 507
+
+
 def test_a_service_that_sees_a_photo_sees_all_of_it(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
@@ -160,13 +231,14 @@ def test_a_service_that_sees_a_photo_sees_all_of_it(tmp_path: Path) -> None:
         yield b"first"
         # Whether nginx has passed it on by now does not depend on a clock: it has answered another.
         httpx.get(f"{url}/other")
-        assert len(seen) == 1
+        assert {head.split(b" ")[1] for head in seen} == {b"/version", b"/other"}
         yield b"second"
 
     with answering(reading) as port, proxied(tmp_path, port) as url:
         length = {"Content-Length": str(len(b"firstsecond"))}
         httpx.post(f"{url}/search", content=body(), headers=length, timeout=WAIT_S)
-    assert [b"POST" in head for head in seen] == [False, True]
+    assert seen[-1].startswith(b"POST /search ")
+    assert len(seen) == 3
 
 
 def test_a_bulk_upload_goes_through_and_is_followed(site: Site) -> None:
@@ -293,6 +365,8 @@ def test_a_bulk_upload_is_passed_on_while_it_arrives(tmp_path: Path) -> None:
 
 def test_a_service_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
     with proxied(tmp_path / "none", free_port()) as url:
+        answer = httpx.post(f"{url}/search", content=b"x")
+        assert problem(answer).code == "bad_gateway"
         answer = httpx.get(f"{url}/readyz")
         assert problem(answer).code == "bad_gateway"
         assert answer.headers["Retry-After"] == "5"

@@ -144,7 +144,7 @@ def test_jobs_that_nobody_asks_for_are_linked_to_nothing() -> None:
 
 def test_what_is_polled_is_not_traced(traced: Traced) -> None:
     traced.spans()
-    for path in ("/livez", "/readyz", "/metrics"):
+    for path in ("/livez", "/readyz", "/version", "/metrics"):
         assert traced.client.get(path).status_code == 200
     assert traced.spans() == {}
 

@@ -17,8 +17,9 @@ from engine.stages import Stages
 
 log = logging.getLogger(__name__)
 
-POLLED = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked for every few seconds: their lines are for debugging."""
+POLLED = frozenset({"/livez", "/readyz", "/metrics", "/version"})
+"""Asked for every few seconds, /version by nginx before each upload: their lines are for
+debugging."""
 LEFT, FAILED = 499, 500
 """What no answer says: the client left before it (as nginx counts that), or it was an exception."""
 CLIENT_LEFT = code_of(ClientLeft)
