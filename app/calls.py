@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.admission import Admission, Admitted, shutting_down
 from app.errors import ClientLeft, MalformedRequest, RequestProblem, problem_for
+from app.security.callers import SIGN_IN
 from engine.calls import Call
 from engine.errors import DeadlineExceeded, EngineError
 
@@ -45,7 +46,8 @@ class Calls:
         try:
             if self._admission.draining and request.path not in ALWAYS:
                 raise shutting_down()
-            if scope["method"] not in WITH_BODY:
+            # A key is read by its route: strangers must not take the places of those let in.
+            if scope["method"] not in WITH_BODY or request.path == SIGN_IN:
                 await self._app(scope, receive, send)
                 return
             call = Call(min(self._deadline_s, _allowed_s(scope) or self._deadline_s))
@@ -72,6 +74,7 @@ class Calls:
                 admitted.call.end(_client_left)
 
         receive = _Body(request, admitted, left)
+        request.scope["admitted"] = admitted
         try:
             with admitted.call.current():
                 await self._app(request.scope, receive, request.send)

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, cast
 
+from anyio import from_thread
 from fastapi import Depends, Request
 
+from app.errors import PayloadTooLarge
 from app.fetching.fetcher import Fetcher
 from app.job_events import Watch
 from app.jobs import Jobs
 from app.learned import Learned
 from app.observing.metrics import Metrics
+from app.readiness import Readiness
 from app.security.access import Access
 from app.settings import Settings
 from engine.backbones.weights import Weights
@@ -25,6 +28,10 @@ from engine.searcher import Searcher
 
 if TYPE_CHECKING:  # an extra
     from app.observing.otel import Traces
+
+
+EXAMPLES_AT_MOST = 4
+"""Images of the largest size that one request may have, sent or fetched."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Service:
     weights: Weights
     learned: Learned
     fetcher: Fetcher
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        return Readiness(self.searcher.check)
 
     @cached_property
     def watch(self) -> Watch:
@@ -79,8 +90,28 @@ async def get_jobs(request: Request) -> Jobs:
     return get_service(request).jobs
 
 
-async def get_fetcher(request: Request) -> Fetcher:
-    return get_service(request).fetcher
+async def get_fetch(request: Request) -> Callable[[str], bytes]:
+    """Fetches images for this request, in a thread of it. What comes counts as if it had been sent.
+
+    Raises: PayloadTooLarge, and as `Fetcher.query` does.
+    """
+    state = await get_state(request)
+    fetcher, admitted = get_service(request).fetcher, request.scope["admitted"]
+    most = EXAMPLES_AT_MOST * state.settings.max_upload_mb << 20
+    held = 0
+
+    def fetch(url: str) -> bytes:
+        nonlocal held
+        data = fetcher.query(url)
+        if held + len(data) > most:
+            raise PayloadTooLarge(
+                f"the images of the URLs of one request have more than {most >> 20:,} MB together"
+            )
+        from_thread.run_sync(admitted.grow, len(data))
+        held += len(data)
+        return data
+
+    return fetch
 
 
 async def get_root(request: Request) -> str:
@@ -95,7 +126,7 @@ async def get_job_id(request: Request) -> str | None:
 
 StateDep = Annotated[State, Depends(get_state)]
 SearcherDep = Annotated[Searcher, Depends(get_searcher)]
-FetcherDep = Annotated[Fetcher, Depends(get_fetcher)]
+FetchDep = Annotated[Callable[[str], bytes], Depends(get_fetch)]
 JobsDep = Annotated[Jobs, Depends(get_jobs)]
 RootDep = Annotated[str, Depends(get_root)]
 JobIdDep = Annotated[str | None, Depends(get_job_id)]

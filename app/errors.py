@@ -139,8 +139,8 @@ class UrlNotAllowed(RequestProblem):
 class UrlFetchFailed(RequestProblem):
     """An allowed URL that gave no image: silent, broken off, another status than 200.
 
-    `transient`: may work later. `busy`: the other side says so itself, and may say in `wait_s` how
-    many seconds later.
+    `transient`: may work later. `answered`: with a status, at least. `busy`: the other side says so
+    itself, and may say in `wait_s` how many seconds later.
     """
 
     def __init__(
@@ -150,9 +150,11 @@ class UrlFetchFailed(RequestProblem):
         transient: bool = False,
         busy: bool = False,
         wait_s: float | None = None,
+        answered: bool = False,
     ) -> None:
         super().__init__(message)
         self.transient = transient
+        self.answered = answered
         self.busy = busy
         self.wait_s = wait_s
 

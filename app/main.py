@@ -21,7 +21,7 @@ from app.admission import Admission
 from app.api_document import describe
 from app.assembly import open_searcher
 from app.calls import Calls
-from app.deps import Service, State
+from app.deps import EXAMPLES_AT_MOST, Service, State
 from app.docs_page import STATIC, docs_page
 from app.fetching.fetcher import Fetcher
 from app.fetching.policy import Policy
@@ -135,12 +135,12 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     describe(app)
     app.mount("/web", PageFiles(directory=WEB), name="web")
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     def page() -> FileResponse:
         headers = {**FRESH, "Content-Security-Policy": PAGE_POLICY}
         return FileResponse(WEB / "index.html", headers=headers)
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=["GET", "HEAD"], include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
         return docs_page(app, str(request.scope.get("root_path", "")))
 
@@ -150,7 +150,7 @@ def create_app(settings: Settings, traces: Traces | None = None) -> FastAPI:
     app.add_middleware(Idempotency, path=settings.data_dir / "idempotency.sqlite")
     app.add_middleware(Calls, admission=admission, deadline_s=settings.deadline_s)
     # The images of several examples or queries, together; base64 as below.
-    several = 4 * (settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD
+    several = EXAMPLES_AT_MOST * (settings.max_upload_mb << 20) * 4 // 3 + FORM_OVERHEAD
     app.add_middleware(
         BodyLimit,
         # base64 in JSON is a third longer than the image itself

@@ -40,6 +40,11 @@ class Call:
         """Seconds that are left, not below 0."""
         return max(0.0, self.deadline - time.monotonic())
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits any more: `check` says why."""
+        return self._reason is not None or self.remaining == 0.0
+
     def end(self, reason: Callable[[], Exception]) -> None:
         """Nobody waits any more: what has not begun is cancelled, `check` and `wait` raise what
         `reason` makes."""

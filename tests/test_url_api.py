@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from app.jobs import downloads
 from tests.drawing import photo
 from tests.server import serving
 from tests.test_api import finished, make_client, put, until_ended
-from tests.web import Answer, Web, body, endless, redirect, status, web
+from tests.web import Answer, Web, body, endless, raw, redirect, status, web
 
 
 @pytest.fixture
@@ -112,6 +113,44 @@ def test_what_is_not_fetched_or_no_image_is_a_problem(client: TestClient, here: 
     assert pointer == "/query/url"
     both = client.post("/search", json={"query": {"url": here.url("/1.jpg"), "id": "x"}})
     assert problem(both) == (422, "invalid_fields")
+
+
+def test_what_is_fetched_for_a_request_is_as_much_as_may_be_sent_with_one(
+    client: TestClient, here: Web
+) -> None:
+    here.answers["/large"] = body(bytes(1 << 20))
+
+    def examples(count: int) -> dict[str, Any]:
+        return {"query": {"positives": [{"url": here.url("/large")}] * count}}
+
+    assert problem(client.post("/search", json=examples(4))) == (415, "unsupported_image")
+    assert problem(client.post("/search", json=examples(5))) == (413, "payload_too_large")
+    assert here.counts() == {"/large": 9}
+    one = {"query": {"url": here.url("/large")}}
+    batch = client.post("/search/batch", json={"queries": [one] * 6}).json()["answers"]
+    assert [item["status"] for item in batch] == [415] * 4 + [413] * 2
+
+
+def test_what_is_fetched_takes_of_the_memory_of_uploads(client: TestClient, here: Web) -> None:
+    held: list[int] = []
+
+    def looking(request: BaseHTTPRequestHandler) -> None:
+        held.append(admission.bytes_held)
+        body(bytes(1 << 20))(request)
+
+    admission = client.app.state.admission  # type: ignore[attr-defined]
+    here.answers["/large"] = looking
+    content = {"query": {"positives": [{"url": here.url("/large")}] * 3}}
+    client.post("/search", json=content)
+    assert [later - before for before, later in pairwise(held)] == [1 << 20] * 2
+    assert admission.bytes_held == 0
+
+
+def test_a_search_does_not_fetch_beyond_its_deadline(client: TestClient, here: Web) -> None:
+    here.answers["/slow"] = endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x", here.stopped, 0.05)
+    content = {"query": {"url": here.url("/slow")}}
+    answer = client.post("/search", json=content, headers={"X-Deadline-Ms": "300"})
+    assert problem(answer) == (504, "deadline_exceeded")
 
 
 def test_no_url_is_fetched_by_default(tmp_path: Path, here: Web) -> None:
@@ -228,6 +267,23 @@ def first(*answers: Answer) -> Answer:
         (left.pop(0) if len(left) > 1 else left[0])(request)
 
     return answer
+
+
+def test_a_host_that_does_not_answer_is_given_up(
+    client: TestClient, here: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "RETRY_S", 0.05)
+    monkeypatch.setattr(hosts, "PATIENCE_S", 0.5)
+    dead = [{"url": here.url(f"/dead/{number}.jpg")} for number in range(200)]
+    here.answers |= {f"/dead/{number}.jpg": raw(b"") for number in range(200)}
+    answer = offer(client, *dead)
+    assert finished(client, answer)["progress"]["failed"] == 200
+    assert len(here.asked) < 200  # each of them twice otherwise
+    told = client.get(answer.headers["Location"] + "/errors").json()["errors"]
+    assert "has not answered" in told[-1]["detail"]
+    # The next job begins anew.
+    job = finished(client, offer(client, {"url": here.url("/1.jpg")}))
+    assert job["progress"]["added"] == 1
 
 
 def test_one_host_gets_a_few_connections_at_a_time(client: TestClient, here: Web) -> None:

@@ -12,7 +12,7 @@ class Refused(Exception):
 
 
 class Failed(Exception):
-    """What was tried. `transient`, `busy` and `wait_s` are those of `app.errors.UrlFetchFailed`."""
+    """What was tried; all else is that of `app.errors.UrlFetchFailed`."""
 
     def __init__(
         self,
@@ -21,8 +21,10 @@ class Failed(Exception):
         transient: bool = False,
         busy: bool = False,
         wait_s: float | None = None,
+        answered: bool = False,
     ) -> None:
         super().__init__(reason)
         self.transient = transient
+        self.answered = answered
         self.busy = busy
         self.wait_s = wait_s

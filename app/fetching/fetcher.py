@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from app.fetching.failures import Failed, Refused
 from app.fetching.lookup import Lookup, checked_addresses, system_lookup
 from app.fetching.parsing import BadUrl, Target, parse_url, redirected
 from app.fetching.policy import Policy
+from engine.calls import current_call
 from engine.errors import ImageTooLarge, Overloaded
 from engine.stages import stage
 
@@ -70,15 +72,21 @@ class Fetcher:
             )
 
     def query(self, url: str) -> bytes:
-        """The image of somebody who waits for it. Raises as `fetch` does, Overloaded."""
+        """The image of somebody who waits for it. Raises as `fetch` does, Overloaded, and what ends
+        the current call."""
         self.check_on()
+        call = current_call(math.inf)
+        call.check()
         if not self._queries.acquire(blocking=False):
             raise Overloaded(
                 f"{MAX_QUERIES} URLs are being fetched already; try again", retry_after_s=2
             )
         try:
             with stage("fetch"):
-                return self.fetch(url)
+                return self.fetch(url, lambda: call.over)
+        except InterruptedError:
+            call.check()
+            raise
         finally:
             self._queries.release()
 
@@ -106,6 +114,7 @@ class Fetcher:
                 transient=error.transient,
                 busy=error.busy,
                 wait_s=error.wait_s,
+                answered=error.answered,
             ) from error
         except ImageTooLarge as error:
             raise ImageTooLarge(f"{name} {error}") from error

@@ -75,6 +75,7 @@ def _read(response: httpcore.Response, max_bytes: int) -> bytes | Redirect:
         raise Failed(
             f"answered with status {response.status}",
             transient=response.status in LATER,
+            answered=True,
             busy=response.status in BUSY,
             wait_s=_seconds(headers.get(b"retry-after", b"")),
         )

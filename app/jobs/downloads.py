@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from app.errors import UrlFetchFailed, UrlNotAllowed
-from app.fetching.fetcher import Fetcher
-from app.fetching.hosts import Hosts
+from app.fetching.fetcher import Fetcher, shown
+from app.fetching.hosts import PATIENCE_S, Hosts
 from app.fetching.parsing import BadUrl, parse_url
 from app.jobs.running import Running
 from app.spool import Item, Spool
@@ -44,6 +44,7 @@ class Downloads:
     def of(self, job_id: str) -> Iterator[None]:
         """Nothing of a job is fetched any more after this. There is one such job at a time."""
         self._left = left = threading.Event()
+        self._hosts.forgive()
         try:
             yield
         finally:
@@ -101,13 +102,27 @@ class Downloads:
         for tried in range(len(ASKED_TO_WAIT_S) + 1):
             try:
                 with self._hosts.turn(host, stopped):
-                    return self._fetcher.fetch(url, stopped)
+                    return self._asked(host, url, stopped)
             except UrlFetchFailed as error:
                 pause = _pause(error, tried)
                 if pause is None:
                     raise
                 self._hosts.pause(host, pause)
         raise AssertionError("the last try has no pause after it")
+
+    def _asked(self, host: str, url: str, stopped: Callable[[], bool]) -> bytes:
+        if self._hosts.given_up(host):
+            raise UrlFetchFailed(
+                f"the URL {shown(url)} was not asked for: its host has not answered for "
+                f"{PATIENCE_S:g} s; add it again once it does"
+            )
+        try:
+            data = self._fetcher.fetch(url, stopped)
+        except UrlFetchFailed as error:
+            self._hosts.noted(host, answers=error.answered or not error.transient)
+            raise
+        self._hosts.noted(host, answers=True)
+        return data
 
 
 def _pause(error: UrlFetchFailed, tried: int) -> float | None:

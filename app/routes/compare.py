@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from app.deps import FetcherDep, SearcherDep
+from app.deps import FetchDep, SearcherDep
 from app.examples import COMPARISONS
 from app.schemas import CompareForm, CompareJson, CompareOut
 from app.security.needs import needs
@@ -22,7 +22,7 @@ BODY = two_bodies(CompareForm, CompareJson, COMPARISONS)
 def compare(
     request: Annotated[CompareRequest, Depends(read_compare)],
     searcher: SearcherDep,
-    fetcher: FetcherDep,
+    fetch: FetchDep,
 ) -> CompareOut:
     """How similar two images are, and how probably they are of the same origin.
 
@@ -30,7 +30,6 @@ def compare(
     makes no difference.
     """
     a, b = (
-        fetcher.query(side.url) if isinstance(side, ImageUrl) else side
-        for side in (request.a, request.b)
+        fetch(side.url) if isinstance(side, ImageUrl) else side for side in (request.a, request.b)
     )
     return CompareOut.of(searcher.compare(a, b))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from app.deps import FetcherDep, RootDep, SearcherDep
+from app.deps import FetchDep, RootDep, SearcherDep
 from app.errors import InvalidFields, RequestProblem, content_for
 from app.examples import BATCHES, SEARCHES
 from app.schemas import (
@@ -42,7 +42,7 @@ BATCH_BODY: dict[str, Any] = two_bodies(SearchBatchForm, SearchBatchJson, BATCHE
 def search(
     request: Annotated[SearchRequest, Depends(read_search)],
     searcher: SearcherDep,
-    fetcher: FetcherDep,
+    fetch: FetchDep,
     root: RootDep,
 ) -> SearchOut:
     """The stored images most similar to an uploaded or a stored one, or one at a URL, best first.
@@ -54,7 +54,7 @@ def search(
     ones. A `region` is cut out of the upright image, at the scale that the whole image would get,
     and is never `exact`.
     """
-    query = request.query(fetcher.query)
+    query = request.query(fetch)
     answer = searcher.search_query(query, request.options())
     return answered(searcher, answer, request, query, root)
 
@@ -64,7 +64,7 @@ def search_batch(
     requests: Annotated[list[SearchRequest | InvalidFields], Depends(read_batch)],
     request: Request,
     searcher: SearcherDep,
-    fetcher: FetcherDep,
+    fetch: FetchDep,
     root: RootDep,
 ) -> BatchOut:
     """Up to 16 searches at once: for each, in order, its answer or its problem.
@@ -79,7 +79,7 @@ def search_batch(
             if isinstance(one, InvalidFields):
                 raise one
             options = one.options()
-            asked.append((number, one, one.query(fetcher.query), options))
+            asked.append((number, one, one.query(fetch), options))
         except (EngineError, RequestProblem) as error:
             problems[number] = error
     answers = searcher.search_many([(query, options) for _, _, query, options in asked])
