@@ -51,7 +51,8 @@ class Watch:
         """`progress` whenever the job has changed, then `end`; comments while nothing happens.
 
         Each has the whole job, so what was missed while a client was away does not matter. The
-        stream ends without `end` where the service stops: the client comes back by itself.
+        stream ends without `end` once `stopping()`: the client comes back by itself, and is told
+        why.
         """
         self._listening[job_id] = self._listening.get(job_id, 0) + 1
         try:

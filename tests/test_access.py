@@ -19,6 +19,7 @@ from app.main import PAGES, create_app
 from app.security.needs import ANYBODY, COOKIE, check_declared, needs
 from app.security.scopes import Scope, included
 from app.settings import Settings
+from engine.errors import CorruptIndex, EngineError, IndexMismatch, WeightsUnavailable
 from tests.keyed import key_id, keys_of_all_kinds, new_key
 from tests.test_bad_input import SMALL
 
@@ -144,6 +145,27 @@ def test_pages_are_shown_to_strangers(client: TestClient, path: str) -> None:
         "/static-offline-docs": "/static-offline-docs/favicon.png",
     }
     assert client.get(address.get(path, path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/livez", "/readyz"])
+def test_monitors_may_ask_without_wanting_the_content(client: TestClient, path: str) -> None:
+    asked, got = client.head(path), client.get(path)
+    assert asked.status_code == got.status_code == 200
+    assert asked.headers["content-type"] == got.headers["content-type"]
+
+
+@pytest.mark.parametrize("kind", [IndexMismatch, CorruptIndex, WeightsUnavailable])
+def test_only_keys_are_told_what_is_wrong_with_the_index(
+    tmp_path: Path, kind: type[EngineError]
+) -> None:
+    key = new_key(tmp_path, Scope.SEARCH)
+    app = create_app(Settings(data_dir=tmp_path, **SMALL))
+    app.state.cooc.failure = kind(f"{tmp_path}/generations/3 is damaged")
+    client = TestClient(app, raise_server_exceptions=False)
+    told, known = client.get("/readyz"), client.get("/readyz", headers={"X-API-Key": key})
+    assert str(tmp_path) in known.json()["detail"]
+    assert str(tmp_path) not in told.text
+    assert (told.status_code, told.json()["code"]) == (known.status_code, known.json()["code"])
 
 
 def test_the_key_of_a_header_comes_before_that_of_the_cookie(

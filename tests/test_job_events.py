@@ -6,13 +6,19 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from app.security.keys import KeyFile
+from app.security.scopes import Scope
 from tests.drawing import photo
+from tests.keyed import key_id, new_key
 from tests.server import Server, serving
+from tests.web import endless, web
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,29 @@ def test_an_unknown_job_is_a_problem_not_a_stream(server: Server) -> None:
     answer = server.http.get("/jobs/nothing/events")
     assert answer.status_code == 404
     assert answer.json()["code"] == "unknown_job"
+
+
+def test_a_stream_ends_with_the_key_it_was_opened_with(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    write, search = new_key(folder, Scope.WRITE), new_key(folder, Scope.SEARCH)
+    with web() as slow:
+        slow.answers["/a.jpg"] = endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x", slow.stopped, 0.05)
+        allowed = {"COOC_URL_ALLOW": f"127.0.0.1:{slow.port}", "COOC_URL_TIMEOUT_S": "300"}
+        with serving(folder, COOC_URL_ALLOW_PRIVATE="127.0.0.1/32", **allowed) as server:
+            images = {"images": [{"url": slow.url("/a.jpg")}]}
+            answer = server.http.post("/index/add", json=images, headers={"X-API-Key": write})
+            location, headers = answer.headers["Location"], {"X-API-Key": search}
+            with server.http.stream("GET", f"{location}/events", headers=headers) as response:
+                lines = events(response)
+                while "data" not in next(lines):
+                    pass
+                KeyFile(folder).revoke(key_id(search), datetime.now(UTC))
+                rest = list(lines)
+            assert "end" not in [event.get("event") for event in rest]
+            assert server.http.get(f"{location}/events", headers=headers).status_code == 401
+            headers = {"X-API-Key": write}
+            assert server.http.get(location, headers=headers).json()["finished_at"] is None
+            server.http.delete(location, headers=headers)
 
 
 def test_listeners_hold_no_thread(server: Server) -> None:

@@ -195,6 +195,14 @@ def test_where_a_request_was_received_counts(server: Any, host: bytes, local: bo
     assert why_not_local({**scope, "headers": []}) is not None
 
 
+def test_what_nginx_passes_on_as_it_comes_is_not_local() -> None:
+    """It adds no header then, and names the service as this machine does."""
+    headers = [(b"host", b"127.0.0.1:8000"), (b"connection", b"close")]
+    scope = {"type": "http", "server": ("127.0.0.1", 8000), "headers": headers}
+    assert why_not_local({**scope, "http_version": "1.1"}) is None
+    assert "HTTP/1.0" in str(why_not_local({**scope, "http_version": "1.0"}))
+
+
 @pytest.mark.parametrize("host", ["", "::", "0.0.0.0", "127.0.0.1.", "127.1", "10.0.0.1", "host"])
 def test_what_is_not_surely_loopback_is_not(host: str) -> None:
     assert not is_loopback(host)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from starlette.types import Message
 
 from app.main import create_app
+from app.routes import session
 from app.security.keys import KeyFile
 from app.security.needs import COOKIE
 from app.security.scopes import Scope
@@ -42,7 +46,7 @@ def client(folder: Path) -> Iterator[TestClient]:
 
 def cookie_of(answer: Response) -> dict[str, str]:
     """The attributes of the cookie that an answer sets."""
-    morsel = SimpleCookie(answer.headers["set-cookie"])[COOKIE]
+    (morsel,) = SimpleCookie(answer.headers["set-cookie"]).values()
     return {name: str(value) for name, value in morsel.items() if value} | {"value": morsel.value}
 
 
@@ -84,6 +88,111 @@ def test_scripts_other_sites_and_other_paths_do_not_get_the_cookie(folder: Path)
     assert cookie_of(secure)["secure"] == "True"
     prefixed = browser(folder, root_path="/photos").post("/photos/session", json={"key": key})
     assert cookie_of(prefixed)["path"] == "/photos"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"base_url": "http://nas:8080"}, {"base_url": "http://nas:8081"}),
+        ({"base_url": "http://nas"}, {"base_url": "http://nas:8081"}),
+        ({}, {"root_path": "/photos"}),
+        ({"root_path": "/photos"}, {"root_path": "/photos/old"}),
+    ],
+)
+def test_services_on_one_host_do_not_sign_each_other_out(
+    tmp_path: Path, one: dict[str, str], other: dict[str, str]
+) -> None:
+    # Each by itself; what a browser would send to one of them are the cookies of all.
+    sent: list[str] = []
+    sites = []
+    for number, options in enumerate((one, other)):
+        folder, root = tmp_path / str(number), options.get("root_path", "")
+        key = new_key(folder, Scope.SEARCH)
+        answer = browser(folder, **options).post(f"{root}/session", json={"key": key})
+        sent.append(answer.headers["set-cookie"].split(";")[0])
+        sites.append((browser(folder, **options), f"{root}/session", key_id(key)))
+    for cookies in (sent, sent[::-1]):
+        for site, path, known in sites:
+            answer = site.get(path, headers={"Cookie": "; ".join(cookies)})
+            assert answer.json()["key_id"] == known
+
+
+def test_signing_out_takes_the_cookie_that_signing_in_set(folder: Path) -> None:
+    at = browser(folder, "http://nas:8080")
+    at.post("/session", json={"key": new_key(folder, Scope.SEARCH)})
+    assert [cookie.name for cookie in at.cookies.jar] == [f"{COOKIE}_8080"]
+    assert at.delete("/session").status_code == 204
+    assert list(at.cookies.jar) == []
+
+
+def stranger_signing_in(app: FastAPI, asked: Callable[[], Awaitable[Message]]) -> Any:
+    """A sign-in as the server hands it on, and the list of what is answered."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/session",
+        "raw_path": b"/session",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "scheme": "http",
+        "server": ("127.0.0.1", 8000),
+        "client": ("192.0.2.7", 5),
+        "http_version": "1.1",
+        "root_path": "",
+    }
+    return app(scope, asked, send), sent
+
+
+def test_strangers_who_never_send_their_key_hold_no_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_S", 0.5)
+    new_key(folder, Scope.SEARCH)
+    app = create_app(Settings(data_dir=folder, max_queue=1, **SMALL))
+
+    async def several() -> list[Message]:
+        waiting = asyncio.Semaphore(0)
+
+        async def never() -> Message:
+            waiting.release()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        calls = [stranger_signing_in(app, never) for _ in range(20)]
+        tasks = [asyncio.create_task(call) for call, _ in calls]
+        for _ in tasks:
+            await waiting.acquire()
+        assert len(app.state.admission) == 0
+        await asyncio.gather(*tasks)
+        return [sent[0] for _, sent in calls]
+
+    assert {message["status"] for message in asyncio.run(several())} == {504}
+
+
+def test_who_leaves_before_the_key_is_there_is_no_failure(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    new_key(folder, Scope.SEARCH)
+
+    async def left() -> Message:
+        return {"type": "http.disconnect"}
+
+    call, sent = stranger_signing_in(create_app(Settings(data_dir=folder, **SMALL)), left)
+    asyncio.run(call)
+    assert sent[0]["status"] == 408
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_more_than_a_key_is_refused_as_soon_as_it_is_announced(client: TestClient) -> None:
+    headers = {"Content-Type": "application/json", "Content-Length": "4097"}
+    answer = client.post("/session", content=b"{}", headers=headers)
+    assert answer.status_code == 413
+    assert "4,096 bytes" in answer.json()["detail"]
 
 
 def test_the_cookie_ends_with_its_key(folder: Path) -> None:

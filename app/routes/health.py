@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import logging
+
+from fastapi import APIRouter, Request
 
 from app import __version__
-from app.deps import SearcherDep, StateDep
+from app.deps import StateDep, get_service
 from app.schemas import AcceptsOut, HealthOut, LearnedOut, VersionOut, WeightsOut
 from app.security.needs import ANYBODY, needs
 from app.security.scopes import Scope
 from app.settings import Settings
+from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 from engine.searcher import Searcher
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
 
 
+NOT_READY = "the index cannot be used; the log of the service says why, and this address to keys"
+"""What strangers are told: the reason names files."""
+
+
+# Monitors ask by HEAD.
+@router.head("/livez", dependencies=[ANYBODY], include_in_schema=False)
 @router.get("/livez", dependencies=[ANYBODY])
 async def livez() -> HealthOut:  # on the event loop: it must answer while every thread is busy
     """The process answers."""
     return HealthOut(status="ok")
 
 
+@router.head("/readyz", dependencies=[ANYBODY], include_in_schema=False)
 @router.get("/readyz", dependencies=[ANYBODY])
-def readyz(searcher: SearcherDep) -> HealthOut:
+def readyz(request: Request) -> HealthOut:
     """Model loaded, index consistent and made with this recipe; else a problem document."""
-    searcher.check()
+    try:
+        get_service(request).readiness.check()
+    except (CorruptIndex, IndexMismatch, WeightsUnavailable) as error:
+        if request.scope["caller"].refusal is None:
+            raise
+        log.error("not ready: %s", error)
+        raise type(error)(NOT_READY) from error
     return HealthOut(status="ok")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
-from app.deps import JobsDep, get_service
+from app.deps import JobsDep, StateDep, get_service
 from app.job_events import ENDED, event_id
 from app.schemas import JobErrorsOut, JobOut, JobsOut, JobState, JobType
 from app.security.needs import needs
@@ -44,6 +44,7 @@ def get_job(job_id: str, jobs: JobsDep) -> JobOut:
 )
 async def watch_job(  # on the event loop: whoever listens holds no thread
     request: Request,
+    state: StateDep,
     job: Annotated[JobOut, Depends(get_job)],
     last_event_id: Annotated[
         str | None, Header(description="Id of the last event that arrived, when coming back.")
@@ -52,13 +53,17 @@ async def watch_job(  # on the event loop: whoever listens holds no thread
     """The job as server-sent events: `progress` whenever it has changed, `end` when it has ended.
 
     The data of each is the whole job as JSON. Comments keep the connection alive. Whoever comes
-    back after `end` gets 204, which tells browsers to stop.
+    back after `end` gets 204, which tells browsers to stop. The stream ends with the key, too.
     """
     if job.state in ENDED and last_event_id == event_id(job):
         return Response(status_code=204)
     watch, admission = get_service(request).watch, request.app.state.admission
+
+    def stopping() -> bool:
+        return admission.draining or not state.access.allows(request, Scope.SEARCH)
+
     return EventSourceResponse(
-        watch.events(job.id, last_event_id, lambda: admission.draining),
+        watch.events(job.id, last_event_id, stopping),
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 

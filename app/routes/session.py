@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from starlette.requests import ClientDisconnect
 
 from app.deps import RootDep, StateDep
-from app.errors import InvalidFields, MalformedRequest, PayloadTooLarge, UnsupportedBody
+from app.errors import (
+    ClientLeft,
+    InvalidFields,
+    MalformedRequest,
+    PayloadTooLarge,
+    UnsupportedBody,
+)
 from app.schemas import SessionOut
 from app.security.access import Access, Caller
-from app.security.needs import ANYBODY, COOKIE
+from app.security.needs import ANYBODY, cookie_for
+from engine.errors import DeadlineExceeded
 
 router = APIRouter(prefix="/session", tags=["session"], dependencies=[ANYBODY])
 
 MAX_BODY = 4096
+MAX_S = 10.0
+"""For the body to arrive: nobody knows yet who sends it."""
 LONGEST = timedelta(days=30)
 
 BODY: dict[str, Any] = {
@@ -45,16 +56,25 @@ BODY: dict[str, Any] = {
 async def read_key(request: Request) -> str:
     """The key in the body, which no message repeats.
 
-    Raises: UnsupportedBody, PayloadTooLarge, MalformedRequest, InvalidFields.
+    Raises: UnsupportedBody, PayloadTooLarge, MalformedRequest, InvalidFields, DeadlineExceeded,
+        ClientLeft.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "application/json":  # which a form of another site cannot send
         raise UnsupportedBody("send the key as application/json")
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise PayloadTooLarge(f"the body is larger than {MAX_BODY:,} bytes, which no key needs")
+    try:
+        async with asyncio.timeout(MAX_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise PayloadTooLarge(
+                        f"the body is larger than {MAX_BODY:,} bytes, which no key needs"
+                    )
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the key did not arrive within {MAX_S:g} s") from error
+    except ClientDisconnect as error:
+        raise ClientLeft("the client left before its key was there") from error
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -85,7 +105,7 @@ async def sign_in(
     caller.check_known()
     if caller.key is not None:
         response.set_cookie(
-            COOKIE,
+            cookie_for(request),
             key,
             max_age=_lifetime_s(caller.key.expires_at),
             path=root or "/",
@@ -98,9 +118,9 @@ async def sign_in(
 
 
 @router.delete("", status_code=204)
-async def sign_out(root: RootDep, response: Response) -> None:
+async def sign_out(request: Request, root: RootDep, response: Response) -> None:
     """Make the browser forget the key; the key itself stays good."""
-    response.delete_cookie(COOKIE, path=root or "/", httponly=True, samesite="strict")
+    response.delete_cookie(cookie_for(request), path=root or "/", httponly=True, samesite="strict")
 
 
 def _lifetime_s(expires_at: datetime | None) -> int:

@@ -19,7 +19,7 @@ from app.errors import (
 from app.security.attempts import Attempts
 from app.security.keys import Key, KeyFile, find_key
 from app.security.local import is_loopback, why_not_local
-from app.security.needs import COOKIE
+from app.security.needs import cookie_for
 from app.security.scopes import Scope, included
 from app.settings import Settings
 from engine.errors import EngineError, InvalidOption
@@ -117,6 +117,14 @@ class Access:
             return Caller((), refusal=refusal)
         return Caller(included(key.scopes), key)
 
+    def allows(self, request: HTTPConnection, scope: Scope) -> bool:
+        """Whether it still does: for answers that go on while keys are revoked and expire."""
+        try:
+            self.caller(request).check(scope)
+        except (EngineError, RequestProblem):
+            return False
+        return True
+
     def sign_in(self, presented: str, request: HTTPConnection) -> Caller:
         """Whose key `presented` is. Raises KeyRefused, TooManyAttempts, KeysUnreadable."""
         if not self.required():
@@ -153,4 +161,4 @@ def _presented(request: HTTPConnection) -> str | None:
     # Another scheme is for a proxy in front.
     if scheme.lower() == "bearer":
         return credentials.strip()
-    return request.headers.get("x-api-key") or request.cookies.get(COOKIE)
+    return request.headers.get("x-api-key") or request.cookies.get(cookie_for(request))

@@ -47,6 +47,8 @@ def why_not_local(scope: Scope) -> str | None:
     proxied = next((name.decode() for name in FORWARDED if name in headers), None)
     if proxied is not None:
         return f"the header {proxied} says that it came through a proxy"
+    if scope.get("http_version") == "1.0":
+        return "it came by HTTP/1.0, as nginx passes requests on"
     received_at = str((scope.get("server") or ("", None))[0])
     if _is_address(received_at) and not is_loopback(received_at):
         return f"the address is {received_at}, which others reach"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Annotated
 
@@ -10,10 +11,23 @@ from fastapi.params import Depends as Dependency
 from fastapi.params import Security as SecurityDependency
 from fastapi.routing import iter_route_contexts
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBearer, SecurityScopes
+from starlette.requests import HTTPConnection
 
 from app.security.scopes import Scope
 
 COOKIE = "cooc_session"
+
+
+def cookie_for(request: HTTPConnection) -> str:
+    """The name of the cookie at the address by which a browser knows this service.
+
+    Browsers send a cookie to all ports of a host, and to all paths below its own: without these in
+    its name, the services of one machine would sign each other out.
+    """
+    port = re.search(r":(\d+)$", request.headers.get("host", ""))
+    prefix = re.sub(r"[^A-Za-z0-9]+", "_", request.scope.get("root_path", "")).strip("_")
+    return "_".join(part for part in (COOKIE, port and port[1], prefix) if part)
+
 
 BEARER = HTTPBearer(
     scheme_name="bearer", auto_error=False, description="`Authorization: Bearer cooc_...`"
@@ -25,7 +39,8 @@ SESSION = APIKeyCookie(
     name=COOKIE,
     scheme_name="session",
     auto_error=False,
-    description="For the page: `POST /session` sets it.",
+    description="For the page: `POST /session` sets it. Its name ends with the port and the path "
+    "prefix, where there are any.",
 )
 
 
