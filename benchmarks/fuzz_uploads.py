@@ -37,10 +37,10 @@ LIMITS = {
     "COOC_MAX_UPLOAD_MB": "8",
     "COOC_MAX_BULK_MB": "16",
     "COOC_MAX_BULK_IMAGES": "1000",
-    "COOC_MAX_MEGAPIXELS": "4",
 }
-"""Of the service: small, so that limits are met; and so that a few large images at the same time do
-not take more memory than a leak would."""
+"""Of the service: small, so that limits are met."""
+MEGAPIXELS = 4
+"""So that a few large images at the same time do not take more memory than a leak would."""
 GOOD = 12
 """Photos that are stored at first and have to be found at the end."""
 CLIENTS = 4
@@ -63,14 +63,15 @@ class Findings:
     slowest: tuple[float, str] = (0.0, "")
 
 
-def run(count: int, *, warmup: int, seed: int = 0) -> dict[str, Any]:
+def run(count: int, *, warmup: int, seed: int = 0, megapixels: int = MEGAPIXELS) -> dict[str, Any]:
     """The figures of `count` cases, of which the first `warmup` are not held to any memory."""
+    limits = LIMITS | {"COOC_MAX_MEGAPIXELS": str(megapixels)}
     findings = Findings()
     memory: list[float] = []
     begun = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="cooc-fuzz-") as folder,
-        closing(Service(Path(folder) / "index", {**UNTRAINED, **LIMITS})) as service,
+        closing(Service(Path(folder) / "index", {**UNTRAINED, **limits})) as service,
         httpx.Client(base_url=service.url, timeout=TIMEOUT_S, limits=LIMIT_IDLE) as client,
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
@@ -107,6 +108,7 @@ def run(count: int, *, warmup: int, seed: int = 0) -> dict[str, Any]:
     return {
         "cases": count,
         "seed": seed,
+        "megapixels": megapixels,
         "warmup": warmup,
         "answers": dict(sorted(findings.answers.items())),
         "jobs": dict(sorted(findings.jobs.items())),
@@ -210,8 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--warmup", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--megapixels", type=int, default=MEGAPIXELS, help="the service's limit")
     chosen = parser.parse_args(arguments)
-    figures = run(chosen.cases, warmup=chosen.warmup, seed=chosen.seed)
+    figures = run(
+        chosen.cases, warmup=chosen.warmup, seed=chosen.seed, megapixels=chosen.megapixels
+    )
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     return 1 if figures["problems"] else 0
 
