@@ -11,7 +11,7 @@ import { drawHeat, placeOf } from "./heat_map.js";
 
 const VERDICTS = {
   exact: "The same file, byte for byte.",
-  near: "Most likely a copy of the same picture.",
+  near: "Most likely the same picture, or another view of the same thing.",
   similar: "Alike, but not certainly the same.",
 };
 
