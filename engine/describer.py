@@ -28,6 +28,7 @@ from engine.errors import (
     OutOfMemory,
     WeightsUnavailable,
 )
+from engine.freed_memory import give_back
 from engine.images import Box, Cut, DecodedImage, decode, pixels_of
 from engine.pass_size import PassSize
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
@@ -190,14 +191,18 @@ class Describer:
         """Decode with this recipe's size and limits; raises as `engine.images.decode` does."""
         large = pixels_of(data) > LARGE_PIXELS
         with self._decoding_large if large else nullcontext(), self._decoding:
-            return decode(
-                data,
-                box=box,
-                upright=upright,
-                max_side=self.options.max_side,
-                max_pixels=self.options.max_pixels,
-                max_bytes=self.options.max_bytes,
-            )
+            try:
+                return decode(
+                    data,
+                    box=box,
+                    upright=upright,
+                    max_side=self.options.max_side,
+                    max_pixels=self.options.max_pixels,
+                    max_bytes=self.options.max_bytes,
+                )
+            finally:
+                if large:  # what the model needs again is far less
+                    give_back()
 
     def describe(self, images: Sequence[Pixels]) -> Vectors:
         """Raw descriptors of images of any shapes; (N, D) float32, row i for image i.

@@ -35,7 +35,10 @@ def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
     (programs / "docker").write_text(
         f'#!/bin/sh\nexec {sys.executable} -m tests.docker_shim "$@"\n'
     )
-    (programs / "git").write_text('#!/bin/sh\n[ "$*" = pull ]\n')
+    (programs / "git").write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        'pull | "tag --force before-upgrade" | "checkout before-upgrade") ;;\n*) exit 1 ;;\nesac\n'
+    )
     for program in programs.iterdir():
         program.chmod(0o755)
     (tmp_path / "state").mkdir()

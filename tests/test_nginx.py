@@ -140,6 +140,7 @@ def test_bodies_are_refused_where_the_service_would_refuse_them(site: Site) -> N
         assert is_of_the_proxy(refused)
         assert problem(refused).code == "payload_too_large"
         assert problem(refused).instance == path
+        assert "a photo may have 1 MB, a bulk upload 8 MB" in problem(refused).detail
 
 
 def test_bodies_of_unknown_length_are_refused_too(site: Site) -> None:
@@ -411,7 +412,10 @@ def test_below_a_prefix_everything_is_there(tmp_path: Path) -> None:
             assert problem(http.get(elsewhere)).code == "not_found"
 
 
-def test_with_certificates_it_speaks_https_and_sends_http_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("published", ["", "127.0.0.1:"])
+def test_with_certificates_it_speaks_https_and_sends_http_there(
+    tmp_path: Path, published: str
+) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     tls = tmp_path / "tls"
@@ -426,7 +430,7 @@ def test_with_certificates_it_speaks_https_and_sends_http_there(tmp_path: Path) 
         "TLS": "on",
         "TLS_DIR": str(tls),
         "HTTPS_LISTEN": f"127.0.0.1:{port}",
-        "HTTPS_PORT": str(port),
+        "HTTPS_PORT": f"{published}{port}",
     }
     key = new_key(tmp_path / "index", Scope.SEARCH)
     with (
@@ -460,6 +464,7 @@ def test_the_configuration_is_one_that_nginx_reads(tmp_path: Path) -> None:
         ("COOC_MAX_BULK_MB", "-1"),
         ("COOC_DEADLINE_S", "soon"),
         ("COOC_ROOT_PATH", "/a; return 200"),
+        ("HTTPS_PORT", "https"),
         ("FRONT_PROXIES", "everybody"),
         ("TLS", "maybe"),
         ("TLS", "on"),

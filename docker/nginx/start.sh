@@ -94,7 +94,8 @@ problems() {
         'add_header Allow "GET, HEAD, POST, PUT, PATCH, DELETE" always;'
     problem 408 request_timeout 'Request Timeout' 'the request took too long to arrive'
     problem 413 payload_too_large 'Request Entity Too Large' \
-        'the body is larger than the limit of this address'
+        "the body is larger than this address takes: a photo may have $COOC_MAX_UPLOAD_MB MB, a bulk \
+upload $COOC_MAX_BULK_MB MB; send less, or raise COOC_MAX_UPLOAD_MB or COOC_MAX_BULK_MB"
     problem 414 uri_too_long 'Request-URI Too Long' 'the address is longer than 16 kB'
     problem 431 request_header_fields_too_large 'Request Header Fields Too Large' \
         'a header is longer than 16 kB'
@@ -117,6 +118,9 @@ on)
     ;;
 *) fail "TLS is '$TLS'; give on or off" ;;
 esac
+# Of what is published, 127.0.0.1:8443 say, the port.
+HTTPS_PORT=${HTTPS_PORT##*:}
+whole HTTPS_PORT "$HTTPS_PORT"
 HTTPS_SUFFIX=
 [ "$HTTPS_PORT" = 443 ] || HTTPS_SUFFIX=:$HTTPS_PORT
 
