@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +38,8 @@ IMAGES = 24
 STORED = 1000
 START_S = 120.0
 WARM_S = 2.0
+PLAIN_OVERLOAD_S = 60.0
+"""The plain service holds whatever is sent: in ten minutes more than there is memory."""
 
 Say = Callable[[str], object]
 
@@ -100,9 +102,13 @@ def run(
             **_speed(plan, engine, {"http": ours, "plain": plain}, asks, say),
         }
         per_s = plan.times_capacity * report["http_per_s"]
-        for name, service in (("overload", ours), ("plain_overload", plain)):
-            say(f"{name}: {per_s:.0f} requests a second for {plan.overload_s:g} s")
-            report[name] = _overload(plan, service, asks, per_s)
+        short = min(plan.overload_s, PLAIN_OVERLOAD_S)
+        for name, service, seconds in (
+            ("overload", ours, plan.overload_s),
+            ("plain_overload", plain, short),
+        ):
+            say(f"{name}: {per_s:.0f} requests a second for {seconds:g} s")
+            report[name] = _overload(replace(plan, overload_s=seconds), service, asks, per_s)
         return {**report, **machine(describer.device)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.crashing.pictures import photo
-from benchmarks.fuzz_uploads import run
+from benchmarks.fuzz_uploads import levels, run
 from benchmarks.fuzzing.cases import cases
 from engine.images import decode
 from engine.made.files import encoded
@@ -15,6 +15,13 @@ def test_two_hundred_bad_files_harm_nothing() -> None:
     assert sum(figures["answers"].values()) == 200
     statuses = {answer.rsplit(" ", 1)[1] for answer in figures["answers"]}
     assert {"200", "202", "415", "422"} <= statuses
+
+
+def test_memory_that_grows_is_told_from_memory_that_comes_and_goes() -> None:
+    assert levels([400, 450, *[500 + looked for looked in range(40)]], 2) == (503.5, 534.5)
+    assert levels([400, 450, *[600, 500, 500, 500] * 10, 600], 2) == (500, 500)
+    assert levels([450, 700], 1) == (450, 700)
+    assert levels([450], 1) == (450, 450)
 
 
 def test_cases_are_the_same_whenever_they_are_made() -> None:
