@@ -94,7 +94,7 @@ def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = http.run(plan, make, {**os.environ, **own, "COOC_MAX_SIDE": "64"})
     for who in ("engine", "http", "plain"):
         assert report[f"{who}_per_s"] > 0 and report[f"{who}_p50_ms"] > 0
-    assert report["times_plain"] > 0
+    assert report["times_plain"] > 0 and report["share_of_describing"] > 0
     samples = report["samples"]
     assert report["throughput_ratio"] == pytest.approx(
         samples["http_per_s"][0] / samples["engine_per_s"][0], abs=0.01
