@@ -15,10 +15,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,17 +24,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import plain_service
-from benchmarks.extract import Memory, textured
+from benchmarks.extract import textured
 from benchmarks.harness import machine
 from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
+from benchmarks.http_engine import STORED, Engine, fill
 from engine.describer import Describer
 from engine.images import encode_jpeg
-from engine.searcher import Searcher
-from engine.types import NewImage, SearchOptions
 
 SIZES = ((512, 384), (384, 512))
 IMAGES = 24
-STORED = 1000
 START_S = 120.0
 WARM_S = 2.0
 PLAIN_OVERLOAD_S = 60.0
@@ -80,9 +76,9 @@ def run(
     images = list(_images())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        _fill(folder / "index", describer)
+        fill(folder / "index", describer)
         say("starting engine, service and plain service")
-        engine = stack.enter_context(_Engine(make, prepare, images))
+        engine = stack.enter_context(Engine(make, prepare, images))
         settings = {**environment, "COOC_DEADLINE_S": str(plan.deadline_s)}
         ours = stack.enter_context(_service(folder, settings))
         plain = stack.enter_context(_plain(make, prepare))
@@ -114,7 +110,7 @@ def run(
 
 
 def _speed(
-    plan: Plan, engine: _Engine, services: Mapping[str, _Service], asks: Sequence[bytes], say: Say
+    plan: Plan, engine: Engine, services: Mapping[str, _Service], asks: Sequence[bytes], say: Say
 ) -> dict[str, Any]:
     """Throughput with several clients and the median time with one, in turns."""
     for name, service in services.items():
@@ -227,140 +223,9 @@ def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     }
 
 
-# --- the three that are compared ----------------------------------------------------------------
-
-
 def _images() -> Iterator[bytes]:
     for number, (width, height) in zip(range(IMAGES), itertools.cycle(SIZES), strict=False):
         yield encode_jpeg(textured(height, width, number))
-
-
-def _fill(folder: Path, describer: Describer) -> None:
-    """An index of made images: none of those that are searched for, which would need no model."""
-    vectors = plain_service.stored_vectors(STORED, describer.pooling.dim)
-    jpeg = encode_jpeg(textured(48, 64, 0))
-    with closing(Searcher(folder, describer)) as searcher:
-        searcher.store(
-            [
-                NewImage(
-                    id=f"{row:05}.jpg",
-                    digest=f"{row:064x}",
-                    width=64,
-                    height=48,
-                    format="JPEG",
-                    metadata={},
-                    thumbnail=jpeg,
-                    descriptor=vector,
-                )
-                for row, vector in enumerate(vectors)
-            ]
-        )
-
-
-class _Engine:
-    """The engine in a process of its own, without HTTP."""
-
-    def __init__(
-        self,
-        make: Callable[[], Describer],
-        prepare: Callable[[], object],
-        images: Sequence[bytes],
-    ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_run_engine, args=(theirs, make, prepare, images), daemon=True
-        )
-        self._process.start()
-
-    def __enter__(self) -> _Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def described_per_s(self, seconds: float) -> float:
-        """Images that are decoded and described in a second, one while the next is decoded."""
-        return float(self._ask("described_per_s", seconds))
-
-    def per_s(self, seconds: float, clients: int) -> float:
-        """Whole searches by image in a second, of as many threads as there are clients."""
-        return float(self._ask("per_s", seconds, clients))
-
-    def each_ms(self, seconds: float) -> list[float]:
-        """Of whole searches by image, one after the other."""
-        found: list[float] = self._ask("each_ms", seconds)
-        return found
-
-    def _ask(self, *question: Any) -> Any:
-        self._connection.send(question)
-        return self._connection.recv()
-
-
-def _run_engine(
-    connection: Connection,
-    make: Callable[[], Describer],
-    prepare: Callable[[], object],
-    images: Sequence[bytes],
-) -> None:
-    prepare()
-    describer = make()
-    parts: dict[str, Callable[..., Any]] = {
-        "described_per_s": _described_per_s,
-        "per_s": _per_s,
-        "each_ms": _each_ms,
-    }
-    with TemporaryDirectory() as folder:
-        _fill(Path(folder) / "index", describer)
-        with closing(Searcher(Path(folder) / "index", describer)) as searcher:
-            while True:
-                what, *options = connection.recv()
-                # Each in a thread of its own: in one that has searched, FAISS has set the number of
-                # OpenMP's threads, which are the model's too.
-                with ThreadPoolExecutor(1) as alone:
-                    answer = alone.submit(parts[what], searcher, images, *options)
-                connection.send(answer.result())
-
-
-def _described_per_s(searcher: Searcher, images: Sequence[bytes], seconds: float) -> float:
-    began = time.perf_counter()
-    done = 0
-    files = itertools.takewhile(
-        lambda _: time.perf_counter() - began < seconds, itertools.cycle(images)
-    )
-    for _ in searcher.describer.stream((None, Memory(image)) for image in files):
-        done += 1
-    return done / (time.perf_counter() - began)
-
-
-def _per_s(searcher: Searcher, images: Sequence[bytes], seconds: float, clients: int) -> float:
-    began = time.perf_counter()
-
-    def client(first: int) -> list[float]:
-        ends: list[float] = []
-        for image in itertools.islice(itertools.cycle(images), first, None):
-            if time.perf_counter() - began >= seconds:
-                return ends
-            searcher.search(image, SearchOptions())
-            ends.append(time.perf_counter() - began)
-        raise AssertionError("images never end")
-
-    with ThreadPoolExecutor(clients) as pool:
-        ends = [end for some in pool.map(client, range(clients)) for end in some]
-    return len(ends) / max(ends)
-
-
-def _each_ms(searcher: Searcher, images: Sequence[bytes], seconds: float) -> list[float]:
-    began = time.perf_counter()
-    found: list[float] = []
-    for image in itertools.cycle(images):
-        started = time.perf_counter()
-        if started - began >= seconds:
-            return found
-        searcher.search(image, SearchOptions())
-        found.append(1000 * (time.perf_counter() - started))
-    raise AssertionError("images never end")
 
 
 @dataclass(frozen=True)
