@@ -53,6 +53,7 @@ from app.security.needs import check_declared
 from app.settings import Settings
 from app.spool import Spool
 from engine.backbones.weights import Progress
+from engine.cores import cores
 from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 
 if TYPE_CHECKING:  # an extra
@@ -183,6 +184,7 @@ def start(state: State, progress: Progress | None = None) -> None:
     """
     settings = state.settings
     state.access.check_start()
+    cores().keep_main_free()
     try:
         opened = open_searcher(settings, url=settings.url, progress=progress)
     # The service answers, with the reason on every address, so that an operator can read it.

@@ -76,9 +76,10 @@ def run(
     images = list(_images())
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
+        say(f"describing {STORED} small images and building their index")
         fill(folder / "index", describer)
         say("starting engine, service and plain service")
-        engine = stack.enter_context(Engine(make, prepare, images))
+        engine = stack.enter_context(Engine(make, prepare, folder / "index", images))
         settings = {**environment, "COOC_DEADLINE_S": str(plan.deadline_s)}
         ours = stack.enter_context(_service(folder, settings))
         plain = stack.enter_context(_plain(make, prepare))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import plain_service
 from benchmarks.extract import Memory, textured
+from engine.cores import cores
 from engine.describer import Describer
 from engine.images import encode_jpeg
 from engine.searcher import Searcher
@@ -24,9 +25,10 @@ STORED = 1000
 
 
 def fill(folder: Path, describer: Describer) -> None:
-    """An index of made images: none of those that are searched for, which would need no model."""
-    vectors = plain_service.stored_vectors(STORED, describer.pooling.dim)
-    jpeg = encode_jpeg(textured(48, 64, 0))
+    """A collection of made images as it is served: described, and its index built. None of those
+    that are searched for is in it, as they would need no model."""
+    pictures = [textured(48, 64, seed) for seed in range(STORED)]
+    vectors = describer.describe(pictures)
     with closing(Searcher(folder, describer)) as searcher:
         searcher.store(
             [
@@ -37,12 +39,13 @@ def fill(folder: Path, describer: Describer) -> None:
                     height=48,
                     format="JPEG",
                     metadata={},
-                    thumbnail=jpeg,
+                    thumbnail=encode_jpeg(picture),
                     descriptor=vector,
                 )
-                for row, vector in enumerate(vectors)
+                for row, (picture, vector) in enumerate(zip(pictures, vectors, strict=True))
             ]
         )
+        searcher.build()
 
 
 class Engine:
@@ -52,12 +55,14 @@ class Engine:
         self,
         make: Callable[[], Describer],
         prepare: Callable[[], object],
+        filled: Path,
         images: Sequence[bytes],
     ) -> None:
+        """`filled`: an index, of which it uses a copy."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_run_engine, args=(theirs, make, prepare, images), daemon=True
+            target=_run_engine, args=(theirs, make, prepare, filled, images), daemon=True
         )
         self._process.start()
 
@@ -90,9 +95,11 @@ def _run_engine(
     connection: Connection,
     make: Callable[[], Describer],
     prepare: Callable[[], object],
+    filled: Path,
     images: Sequence[bytes],
 ) -> None:
     prepare()
+    cores().keep_main_free()  # as in the service
     describer = make()
     parts: dict[str, Callable[..., Any]] = {
         "described_per_s": _described_per_s,
@@ -100,12 +107,12 @@ def _run_engine(
         "each_ms": _each_ms,
     }
     with TemporaryDirectory() as folder:
-        fill(Path(folder) / "index", describer)
-        with closing(Searcher(Path(folder) / "index", describer)) as searcher:
+        own = Path(folder) / "index"
+        shutil.copytree(filled, own)
+        with closing(Searcher(own, describer)) as searcher:
             while True:
                 what, *options = connection.recv()
-                # Each in a thread of its own: in one that has searched, FAISS has set the number of
-                # OpenMP's threads, which are the model's too.
+                # Not in the main thread, which stays free as in the service.
                 with ThreadPoolExecutor(1) as alone:
                     answer = alone.submit(parts[what], searcher, images, *options)
                 connection.send(answer.result())

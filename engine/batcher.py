@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -65,6 +65,8 @@ class Batcher(Generic[Item, Result]):
         self,
         workers: Sequence[Callable[[list[Item]], Sequence[Result]]],
         *,
+        together: int = 1,
+        told: Callable[[bool], AbstractContextManager[None]] = lambda _: nullcontext(),
         max_batch: Callable[[Item], int] = lambda _: 8,
         kind: Callable[[Item], Hashable] = lambda _: None,
         size: Callable[[Item], int] = lambda _: 0,
@@ -75,6 +77,9 @@ class Batcher(Generic[Item, Result]):
         """
         Args:
             workers: each is called in a thread of its own, with 1 to `max_batch` items.
+            together: if more than 1, they share one processor: a second one begins only where so
+                many items wait or are worked on.
+            told: around each call, whether it is the only one and nothing waits.
             max_batch: how many items like the given one share a call.
             kind: items share a call if this is equal for them.
             size: bytes of an item.
@@ -86,10 +91,11 @@ class Batcher(Generic[Item, Result]):
         self._max_batch, self._kind, self._size = max_batch, kind, size
         self._max_wait_s = max_wait_ms / 1000
         self._max_queue, self._max_bytes = max_queue, max_bytes
+        self._together, self._told = together, told
         self._changed = threading.Condition()
         self._line: WaitingLine[Item, Result] = WaitingLine()
         self._closed = False
-        self._expected = self._in_hand = 0
+        self._expected = self._in_hand = self._busy = 0
         self._accepted = self._refused = self._done = self._failed = 0
         self._batch_sizes: Counter[int] = Counter()
         self._seconds_each: float | None = None
@@ -216,23 +222,33 @@ class Batcher(Generic[Item, Result]):
 
     def _work(self, work: Callable[[list[Item]], Sequence[Result]]) -> None:
         while batch := self._next_batch():
-            started = time.monotonic()
-            self._answer(work, batch)
-            self._finished(len(batch), time.monotonic() - started)
+            started, busy = time.monotonic(), self._busy
+            with self._told(busy == 1 and not len(self._line)):
+                self._answer(work, batch)
+            self._finished(len(batch), time.monotonic() - started, busy)
 
     def _next_batch(self) -> list[Entry[Item, Result]]:
         """Wait for items; an empty list means closed."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: len(self._line) or self._closed)
+                self._changed.wait_for(self._has_work)
                 self._wait_for_company()
+                if not self._has_work():
+                    continue  # somebody else took it
                 batch = self._line.take(self._max_batch)
                 if batch:
+                    self._busy += 1
                     self._in_hand += len(batch)
                     self._batch_sizes[len(batch)] += 1
                 if batch or (self._closed and not len(self._line)):
                     self._changed.notify_all()
                     return batch
+
+    def _has_work(self) -> bool:
+        """Whether one more worker has something to do, or to end."""
+        if self._closed or not self._busy:
+            return self._closed or len(self._line) > 0
+        return len(self._line) > 0 and self._in_hand + len(self._line) >= self._together
 
     def _wait_for_company(self) -> None:
         until = time.monotonic() + self._max_wait_s
@@ -243,10 +259,12 @@ class Batcher(Generic[Item, Result]):
                 return
             self._changed.wait(left)
 
-    def _finished(self, items: int, seconds: float) -> None:
+    def _finished(self, items: int, seconds: float, busy: int) -> None:
         with self._changed:
+            self._busy -= 1
             self._in_hand -= items
-            each = seconds / items / len(self._threads)
+            # Who shares a processor is as fast as all of it when alone.
+            each = seconds / items / (busy if self._together > 1 else len(self._threads))
             # The first ones may be slow: a plain mean, until there are enough of them.
             weight = max(SMOOTHING, 1 / sum(self._batch_sizes.values()))
             known = self._seconds_each or 0.0

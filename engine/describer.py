@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.backbones import build_trunk
+from engine.backbones.trunk import Trunk
 from engine.backbones.weights import Weights
+from engine.cores import cores
 from engine.descriptor_weights import filter_digest, projection_digest
 from engine.devices import is_out_of_memory
 from engine.errors import (
@@ -41,9 +43,9 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-PIXELS_PER_PASS = {"cpu": 1 << 19, "cuda": 1 << 24}
+PIXELS_PER_PASS = {"cpu": 1 << 17, "cuda": 1 << 24}
 """Input pixels of one forward pass. On a CPU larger batches only push activations out of the
-caches (VGG16, 8 images of 1024 x 768 at once: 1.2 times the time of one after the other)."""
+caches (VGG16, two images of 512 x 384 at once: 1.2 times the time of one after the other)."""
 
 LARGE_PIXELS = 25_000_000
 """Images of more are decoded one at a time: one of 100 million takes up to a gigabyte."""
@@ -86,8 +88,8 @@ class Source(Protocol):
 class Describer:
     """A frozen trunk and poolings over it: everything between a file's bytes and its descriptor.
 
-    One instance may be shared between threads; forward passes are made one after the other by
-    whoever calls, so put `engine.batcher.Batcher` in front where several callers compete.
+    One instance may be shared between threads. On a CPU passes share its cores (`engine.cores`);
+    put `engine.batcher.Batcher` in front where several callers compete.
     """
 
     def __init__(
@@ -119,19 +121,9 @@ class Describer:
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
         self._pass_size = PassSize(PIXELS_PER_PASS[self.device.type])
-        # Without drawing parameters at random only to replace them.
-        with torch.device("meta"):
-            trunk = build_trunk(options.backbone, options.layer)
-        try:
-            trunk.load(weights.state)
-        except ValueError as error:
-            raise WeightsUnavailable(
-                f"weights {weights.name!r} do not fit the trunk {options.backbone}: {error}"
-            ) from error
-        self.trunk = trunk.prepare(self.device, self.dtype)
         self.cooccurrence_filter = cooccurrence_filter
-        self.pooling = self.build_pooling(options.pooling)
         self.projection = projection
+        self.trunk, self.pooling = cores().run(self._model)
         self._check_projection()
         uses_filter = self.pooling.options.get("cooccurrence") == "learned"
         used = cooccurrence_filter if uses_filter else None
@@ -142,9 +134,26 @@ class Describer:
         self._mean = torch.tensor(mean, device=self.device).reshape(1, 3, 1, 1) * 255
         self._inverse_std = 1 / (torch.tensor(std, device=self.device).reshape(1, 3, 1, 1) * 255)
 
+    def _model(self) -> tuple[Trunk, Pooling]:
+        # Without drawing parameters at random only to replace them.
+        with torch.device("meta"):
+            trunk = build_trunk(self.options.backbone, self.options.layer)
+        try:
+            trunk.load(self.weights.state)
+        except ValueError as error:
+            raise WeightsUnavailable(
+                f"weights {self.weights.name!r} do not fit the trunk {self.options.backbone}: "
+                f"{error}"
+            ) from error
+        trunk = trunk.prepare(self.device, self.dtype)
+        return trunk, self._pooling_of(trunk, self.options.pooling)
+
     def build_pooling(self, spec: str) -> Pooling:
         """A pooling for the maps of this trunk, frozen. Raises InvalidOption."""
-        pooling = build_pooling(spec, self.trunk.map_channels)
+        return self._pooling_of(self.trunk, spec)
+
+    def _pooling_of(self, trunk: Trunk, spec: str) -> Pooling:
+        pooling = build_pooling(spec, trunk.map_channels)
         load_filter(pooling, self.cooccurrence_filter)
         return pooling.eval().requires_grad_(False).to(self.device)
 
@@ -219,15 +228,34 @@ class Describer:
         by_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for position, pixels in enumerate(images):
             by_shape[pixels.shape].append(position)
-        for positions in by_shape.values():
-            waiting = positions
+
+        def describe(places: Sequence[int]) -> list[Vectors]:
+            return self._describe_fitting([images[place] for place in places], poolings)
+
+        def keep(places: Sequence[int], described: Sequence[Vectors]) -> None:
+            for vectors, result in zip(out, described, strict=True):
+                vectors[places] = result
+
+        batches = self._batches(images, by_shape.values())
+        if self.device.type == "cpu":
+            listed = list(batches)
+            for batch, described in zip(listed, cores().map(describe, listed), strict=True):
+                keep(batch, described)
+        else:
+            # One after the other, so that one that does not fit makes those after it smaller.
+            for batch in batches:
+                keep(batch, describe(batch))
+        return out
+
+    def _batches(
+        self, images: Sequence[Pixels], of_one_shape: Iterable[list[int]]
+    ) -> Iterator[list[int]]:
+        """Positions that share a pass."""
+        for waiting in of_one_shape:
             while waiting:
                 size = self.images_per_pass(images[waiting[0]].shape)
                 batch, waiting = waiting[:size], waiting[size:]
-                described = self._describe_fitting([images[place] for place in batch], poolings)
-                for vectors, result in zip(out, described, strict=True):
-                    vectors[batch] = result
-        return out
+                yield batch
 
     def images_per_pass(self, shape: tuple[int, ...]) -> int:
         """How many images of `shape` (H, W, ...) share a forward pass; fewer after one that did

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from engine.calls import Call, current_call
 from engine.catalog import Catalog
+from engine.cores import cores
 from engine.describer import Describer
 from engine.devices import is_out_of_memory
 from engine.errors import (
@@ -116,9 +118,8 @@ class HitExplainer:
             if (picture := self._hit(image_id)) is not None
         }
         with self._turn_of(call):
-            pairs = explain_pairs(
-                self._describer, query_pixels, [pixels for pixels, _ in found.values()]
-            )
+            hits = [pixels for pixels, _ in found.values()]
+            pairs = cores().run(partial(explain_pairs, self._describer, query_pixels, hits))
         return {
             image_id: HitExplanation(_coarse(pair), query_from, hit_from)
             for (image_id, (_, hit_from)), pair in zip(found.items(), pairs, strict=True)

@@ -22,6 +22,7 @@ from engine.calibration import Calibration
 from engine.calls import Call, current_call
 from engine.catalog import Catalog, stored_descriptor
 from engine.comparing import Comparison, Described, compare
+from engine.cores import cores
 from engine.describer import Describer
 from engine.devices import DeviceUse, device_use
 from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
@@ -66,7 +67,7 @@ from engine.types import (
 from engine.vector_index import BuildOptions
 from engine.verification import verify
 from engine.view import RAW_LIMIT, View, Views
-from engine.worker import Worker
+from engine.worker import workers
 from engine.writing import Writing
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,11 @@ class Searcher:
         self.describers = (describer, *more_describers)
         # Outside of the threads of the model, and no more at once than keep the cores busy.
         self._decoding = ThreadPoolExecutor(CORES + 1, thread_name_prefix="decode")
+        work, together = workers(self.describers)
         self._batcher: Batcher[Pixels, Vectors] = Batcher(
-            _workers(self.describers),
+            work,
+            together=together,
+            told=cores().told,
             max_batch=lambda pixels: describer.images_per_pass(pixels.shape),
             kind=lambda pixels: pixels.shape,
             size=lambda pixels: pixels.nbytes,
@@ -155,7 +159,7 @@ class Searcher:
             )
             self._examples = Examples(self.catalog, originals, queue, deadline_s)
             self.explainer = HitExplainer(describer, self.catalog, originals, deadline_s)
-            view = self._open_view()
+            view = cores().aside(self._open_view)
             self._writing = Writing(self.catalog, self.columns, leaving, originals, view)
             if originals is not None:
                 originals.sweep_later(self.catalog.path, self.catalog.used_digests)
@@ -223,7 +227,7 @@ class Searcher:
                 raise EmptyIndex("the index is empty; add images before building it")
             report = Reporter(progress or _nothing, phase or _nothing)
             manifest = self._writing.switch_to(
-                lambda: self._built_view(report), self._views
+                partial(cores().aside, partial(self._built_view, report)), self._views
             ).manifest
             assert manifest is not None, "what was built has a manifest"
             return manifest
@@ -262,7 +266,7 @@ class Searcher:
             return self._writing.switch_to(load, self._views).generation
 
     def _loaded_view(self, number: int) -> View:
-        view = self._views.load(number)
+        view = cores().aside(partial(self._views.load, number))
         self._views.replay(view)
         return view
 
@@ -295,20 +299,24 @@ class Searcher:
     def verify(self, progress: Progress | None = None) -> list[str]:
         """Problems of the files and of the live index; [] if all is well. See `verification`."""
         view = self._view
-        return verify(self.catalog, self.generations, view.index, view.projection, progress)
+        return cores().aside(
+            partial(verify, self.catalog, self.generations, view.index, view.projection, progress)
+        )
 
     def duplicates(
         self, options: DuplicateOptions, progress: Progress | None = None
     ) -> DuplicateReport:
         """Images that show the same picture, in groups; see `engine.duplicates`."""
         view = self._view
-        return find_duplicates(
+        find = partial(
+            find_duplicates,
             self.catalog,
             view.index,
             options,
             calibration=view.calibration,
             progress=progress or _nothing,
         )
+        return cores().aside(find)
 
     # --- writing --------------------------------------------------------------------------
 
@@ -536,16 +544,6 @@ class Searcher:
     def _begin_decoding(self, data: bytes, cut: Cut | None = None) -> Future[DecodedImage]:
         decode = partial(self.describer.decode, data, box=cut)
         return self._decoding.submit(copy_context().run, decode)
-
-
-def _workers(describers: Sequence[Describer]) -> list[Worker]:
-    """Those on the CPU share its cores."""
-    on_cpu = sum(describer.device.type == "cpu" for describer in describers)
-    threads = max(1, CORES // on_cpu) if on_cpu > 1 else None
-    return [
-        Worker(describer, threads=threads if describer.device.type == "cpu" else None)
-        for describer in describers
-    ]
 
 
 def _nothing(*_: object) -> None:

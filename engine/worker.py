@@ -1,30 +1,40 @@
-"""One describer on one device, as the queue calls it."""
+"""Describers as the queue calls them."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
+from itertools import cycle, islice
 
+import numpy as np
+
+from engine.cores import cores
 from engine.describer import Describer
 from engine.errors import BadImage
 from engine.types import Pixels, Vectors
 
 
 class Worker:
-    """Describes batches in the one thread that calls it."""
+    """Describes batches. On a CPU several may share a describer."""
 
-    def __init__(self, describer: Describer, *, threads: int | None = None) -> None:
-        """`threads`: of the CPU, for workers that share it; None leaves what torch chooses."""
+    def __init__(self, describer: Describer) -> None:
         self._describer = describer
-        self._threads = threads
 
     def __call__(self, images: list[Pixels]) -> list[Vectors]:
         """Raw descriptors. Raises BadImage for one that cannot be compared, OutOfMemory."""
-        if self._threads is not None:
-            # Here, as it holds for the calling thread.
-            torch.set_num_threads(self._threads)
-            self._threads = None
         return _finite(self._describer.describe(images))
+
+
+def workers(describers: Sequence[Describer]) -> tuple[list[Worker], int]:
+    """Who describes, and from how many images on all of them do, and not one alone.
+
+    Devices work on their own. On the CPU a single image gets all cores, and where there are as many
+    images as cores each gets one: none of them then waits for another, and more are described.
+    """
+    if any(describer.device.type != "cpu" for describer in describers):
+        return [Worker(describer) for describer in describers], 1
+    apart = cores().apart
+    count = max(len(describers), apart)
+    return [Worker(describer) for describer in islice(cycle(describers), count)], apart
 
 
 def _finite(vectors: Vectors) -> list[Vectors]:

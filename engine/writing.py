@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 from engine.catalog import Catalog, stored_descriptor
+from engine.cores import cores
 from engine.generations import project
 from engine.journal import Journal, Leaving
 from engine.metadata_columns import MetadataColumns
@@ -47,7 +48,7 @@ class Writing:
             self._journal = journal
         try:
             view = make()
-            view.measured_background()
+            cores().aside(view.measured_background)
             # Most of what changed meanwhile is caught up with before anybody has to wait.
             while len(journal) > SMALL_REST:
                 views.catch_up(view, journal)

@@ -224,10 +224,10 @@ def test_several_poolings_share_a_pass(weights: Weights) -> None:
 def test_a_pass_has_at_most_as_many_images_as_asked_for(weights: Weights) -> None:
     describer = build(weights, batch_size=4, device="cpu")
     assert describer.images_per_pass((32, 32, 3)) == 4
-    assert describer.images_per_pass((512, 512, 3)) == 2
+    assert describer.images_per_pass((256, 256, 3)) == 2
     assert describer.images_per_pass((9000, 9000, 3)) == 1
     larger = build(weights, batch_size=4, scales=(1.0, 2.0), device="cpu")
-    assert larger.images_per_pass((512, 512, 3)) == 1
+    assert larger.images_per_pass((256, 256, 3)) == 1
 
 
 def test_threads_may_share_a_describer(weights: Weights) -> None:
