@@ -10,6 +10,7 @@ import torch
 from engine.backbones.weights import load_weights
 from engine.describer import Describer, DescriberOptions
 from engine.searcher import Searcher
+from tests.reader import forking
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -27,6 +28,13 @@ def describer() -> Describer:
         backbone="squeezenet1_1", max_side=128, precision="float32", projection_dim=64
     )
     return Describer(options, load_weights("squeezenet1_1", "untrained"))
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[str]:
+    """Runs many `cooc` commands for readers of the documents, without importing all each time."""
+    with forking() as path:
+        yield path
 
 
 @pytest.fixture

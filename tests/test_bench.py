@@ -20,6 +20,7 @@ from benchmarks import extract, table6
 from engine.backbones.weights import load_weights
 from engine.describer import Describer, DescriberOptions
 from engine.postprocess import LinearProjection
+from tests.documented import words
 
 COLUMNS = {"method", "channels", "height", "width", "batch", "fits", "reason", "rounds"} | {
     "ms_per_image",
@@ -134,8 +135,9 @@ def test_another_failure_is_no_row() -> None:
 
 
 def test_the_paper_stands_beside_its_own_sizes() -> None:
+    _, *table6 = words("cooc bench cooccurrence --table6")
     report = json.loads(
-        cooc("--table6", "--channels", "32", "--channels", "100000000", "--json").stdout
+        cooc(*table6, "--channels", "32", "--channels", "100000000", "--json").stdout
     )
     assert report["bench"] == "cooccurrence_table6"
     assert report["threads"] >= 1 and report["device"] and report["torch"]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from app.assembly import build_describer
-from app.settings import Settings
+from app import bench_cli
 from benchmarks import http, plain_service
 from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
+from tests.documented import words
 from tests.drawing import photo
 from tests.live import Live, live
 
@@ -86,12 +86,17 @@ def test_made_vectors_have_unit_length() -> None:
 @pytest.mark.slow
 def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "WARM_S", 0.3)
-    chosen: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "device": "cpu"}
-    own = {f"COOC_{name.upper()}": value for name, value in chosen.items()}
     # Not overloaded: how that ends depends on the machine.
-    plan = http.Plan(clients=3, seconds=0.6, rounds=1, overload_s=2.0, times_capacity=0.3)
-    make = partial(build_describer, Settings(data_dir=tmp_path, max_side=64, **chosen))
-    report = http.run(plan, make, {**os.environ, **own, "COOC_MAX_SIDE": "64"})
+    monkeypatch.setattr(http, "Plan", partial(http.Plan, times_capacity=0.3))
+    monkeypatch.setenv("COOC_DATA_DIR", str(tmp_path))
+    short = "--backbone squeezenet1_1 --max-side 64 --device cpu --clients 3 --seconds 1 --rounds 1"
+    asked = words(
+        "cooc bench http --backbone vgg16 --weights untrained --seconds 8 --rounds 5",
+        *short.split(),
+        *("--overload", 2, "--json"),
+    )
+    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    report = json.loads(done.stdout)
     for who in ("engine", "http", "plain"):
         assert report[f"{who}_per_s"] > 0 and report[f"{who}_p50_ms"] > 0
     assert report["times_plain"] > 0 and report["share_of_describing"] > 0

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from app import bench_cli
 from benchmarks import made_descriptors, search, search_engines
 from benchmarks.search_cells import Cells, Unmeasurable, rows
 from benchmarks.search_data import exact, nearest_of, questions, recall, write_vectors
@@ -22,6 +25,7 @@ from benchmarks.search_picture import search_picture
 from benchmarks.search_process import Process
 from engine.errors import InvalidOption
 from engine.types import Rows, Vectors
+from tests.documented import words
 
 DIM, COUNT = 48, 2000
 PLAN = search.Plan(
@@ -214,6 +218,18 @@ def test_what_is_finished_is_not_done_again(measured: tuple[dict[str, Any], Path
     assert part["rows"] == report["rows"][:1]
 
 
+def test_the_command_goes_on_with_what_is_finished(
+    measured: tuple[dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, folder = measured
+    monkeypatch.setattr(search, "Plan", partial(search.Plan, dim=DIM, filters=(None, 10)))
+    options = ["--size", COUNT, "--engine", "ours", "--engine", "faiss-flat", "--questions", 40]
+    files = ["--folder", folder, "--out", folder / "out.json", "--json"]
+    asked = words("cooc bench search --seconds 3", *options, *files)
+    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    assert json.loads(done.stdout)["rows"] == report["rows"]
+
+
 def test_results_of_other_settings_are_not_gone_on_with(
     measured: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
@@ -300,9 +316,10 @@ def test_the_command_names_the_engines_it_knows() -> None:
 
 
 def test_a_growing_collection_is_measured_end_to_end(tmp_path: Path) -> None:
-    from benchmarks import growing
-
-    report = growing.run(tmp_path, 1500, seconds=1.0, adds_per_s=50.0, say=lambda line: None)
+    options = ["--size", 1500, "--seconds", 1, "--adds", 50, "--folder", tmp_path, "--json"]
+    asked = words("cooc bench growing --seconds 10", *options)
+    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    report = json.loads(done.stdout)
     assert report["problems"] == []
     assert report["build"]["recall"] == 1.0  # so few are compared one by one
     assert report["alone"]["searches"] > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 from app import index_cli
 from app.main import create_app
 from app.settings import Settings
-from benchmarks.crash import SMALL, Plan, run
+from benchmarks import crash
+from benchmarks.crash import Plan, main
 from benchmarks.crashing import cases
 from benchmarks.crashing.cases import Sample, make_sample
 from benchmarks.crashing.checks import Findings, check
@@ -29,6 +31,7 @@ from benchmarks.crashing.pictures import other_file, photo
 from benchmarks.crashing.server import UNTRAINED, Service, Start
 from engine.errors import EngineError
 from engine.images import decode, digest
+from tests.documented import words
 
 
 class Inside(Service):
@@ -86,13 +89,35 @@ def outcomes(
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_by_kills_at_random_moments(tmp_path: Path) -> None:
-    report = run(Plan(rounds=2, seed=1, damage=False, **SMALL), tmp_path)
-    assert report["faults"] == []
+def test_nothing_acknowledged_is_lost_by_kills_at_random_moments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--rounds", 2, "--seed", 1, "--small", "--folder", tmp_path, "--json"]
+    command = words(
+        "python -m benchmarks.crash --rounds 100 --seed 5 --bundled --no-damage", *short
+    )
+    code = main(command)
+    report = json.loads(capsys.readouterr().out)
+    assert (code, report["faults"]) == (0, [])
     assert report["ok"]
     assert sum(report["kills"].values()) == 2
     assert min(report["acknowledged"][kind] for kind in ("put", "upsert", "delete", "search")) > 0
     assert 0 < report["start_s"]["p50"] <= report["start_s"]["max"]
+
+
+def test_the_command_damages_files_too_unless_it_shall_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned: list[Plan] = []
+
+    def planning(plan: Plan, *_: object) -> dict[str, Any]:
+        planned.append(plan)
+        return {"ok": True}
+
+    monkeypatch.setattr(crash, "run", planning)
+    assert main(words("python -m benchmarks.crash --rounds 12 --seed 9 --bundled")) == 0
+    bundled = {"COOC_BACKBONE": "vgg_lite", "COOC_WEIGHTS": "bundled"}
+    assert planned == [Plan(rounds=12, seed=9, damage=True, environment=bundled)]
 
 
 @pytest.mark.slow

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from benchmarks.crashing.pictures import photo
-from benchmarks.fuzz_uploads import levels, run
+from benchmarks.fuzz_uploads import levels, main
 from benchmarks.fuzzing.cases import cases
 from engine.images import decode
 from engine.made.files import encoded
+from tests.documented import words
 
 
-def test_two_hundred_bad_files_harm_nothing() -> None:
-    figures = run(200, warmup=100, seed=5)
-    assert figures["problems"] == []
+def test_two_hundred_bad_files_harm_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--cases", 200, "--warmup", 100, "--seed", 5]
+    code = main(words("python -m benchmarks.fuzz_uploads --cases 5000", *few))
+    figures = json.loads(capsys.readouterr().out)
+    assert (code, figures["problems"]) == (0, [])
     assert sum(figures["answers"].values()) == 200
     statuses = {answer.rsplit(" ", 1)[1] for answer in figures["answers"]}
     assert {"200", "202", "415", "422"} <= statuses
