@@ -20,7 +20,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.deployment import WAIT_S, Visitor, follow_the_page, follow_the_readme, move_there
+from tests.deployment import follow_the_page, follow_the_readme, move_there
+from tests.visitor import WAIT_S, Visitor
 
 KILL = """
 import os, signal

@@ -15,17 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import (
-    PAGE,
-    ROOT,
-    Visitor,
-    follow_the_page,
-    follow_the_readme,
-    move_there,
-)
+from tests.deployment import PAGE, follow_the_page, follow_the_readme, move_there
 from tests.documented import blocks
 from tests.proxy import free_port, missing
 from tests.server import SMALL
+from tests.visitor import ROOT, Visitor
 
 
 @contextmanager
