@@ -1,112 +1,71 @@
-"""docs/deployment.md does what it says: its commands are run, in their order, in one shell.
+"""docs/deployment.md and README.md do what they say, with a stand-in for `docker`.
 
-Blocks marked `sh` are run with `docker` replaced by `tests/docker_shim.py`; those marked
-`sh docker` need a real one: `python -m tests.documented docs/deployment.md` prints all of them.
+`tests/docker_shim.py` does what is asked for without containers; with those of a real docker,
+`tests/test_deployment_docker.py` does the same.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.deployment import PAGE, follow_the_page, follow_the_readme, move_there
 from tests.documented import blocks
-from tests.drawing import photo
 from tests.proxy import free_port, missing
 from tests.server import SMALL
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "deployment.md"
+from tests.visitor import ROOT, Visitor
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An environment whose `docker` and `git` are stand-ins."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "docker").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m tests.docker_shim "$@"\n'
-    )
-    (programs / "git").write_text(
-        '#!/bin/sh\ncase "$*" in\n'
-        'pull | "tag --force before-upgrade" | "checkout before-upgrade") ;;\n*) exit 1 ;;\nesac\n'
-    )
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    (tmp_path / "state").mkdir()
+@contextmanager
+def visiting(folder: Path) -> Iterator[Visitor]:
+    """A newcomer whose `docker` is the stand-in, with a small network for `auto`."""
+    programs, state = folder / "bin", folder / "state"
+    programs.mkdir(parents=True)
+    state.mkdir()
+    stand_in = programs / "docker"
+    stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.docker_shim "$@"\n')
+    stand_in.chmod(0o755)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("COOC_")},
-        **SMALL,
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "SHIM_STATE": str(tmp_path / "state"),
-        "SHIM_COOC_PORT": str(free_port()),
-        "SHIM_NGINX_PORT": str(free_port()),
+        "SHIM_STATE": str(state),
+        "SHIM_PORT": str(free_port()),
+        **{f"SHIM_{name}": value for name, value in SMALL.items()},
     }
-    yield environment
-    stop = [sys.executable, "-m", "tests.docker_shim", "compose", "down"]
-    subprocess.run(stop, env=environment, cwd=ROOT, check=True)
-
-
-def objects(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of what programs have printed, which may follow each other on a line."""
-    decoder = json.JSONDecoder()
-    at = text.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except ValueError:
-            end = at + 1
-        else:
-            yield value
-        at = text.find("{", end)
+    visitor = Visitor(folder, environment, trunk=SMALL["COOC_BACKBONE"])
+    try:
+        yield visitor
+    except BaseException:
+        for log in state.glob("*.log"):
+            sys.stderr.write(f"\n{log.name}:\n{log.read_text()[-3000:]}")
+        raise
+    finally:
+        visitor.close()
+        for words in (["rm", "-f", "cooc"], ["compose", "down"]):
+            command = [str(stand_in), *words]
+            subprocess.run(command, env=visitor.environment, cwd=visitor.clone, check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
-def test_its_commands_do_what_it_says(tmp_path: Path, shell: dict[str, str]) -> None:
-    folder = tmp_path / "clone"
-    folder.mkdir()
-    (folder / "beach.jpg").write_bytes(photo(1))
-    (folder / "query.jpg").write_bytes(photo(1))
-    with zipfile.ZipFile(folder / "holiday.zip", "w") as archive:
-        for number in range(2, 5):
-            archive.writestr(f"{number}.jpg", photo(number))
-    script = "\n".join(code for kind, code in blocks(PAGE) if kind == "sh")
-    script = script.replace("http://localhost:8080", f"http://127.0.0.1:{shell['SHIM_NGINX_PORT']}")
-    done = subprocess.run(
-        ["bash", "-euxo", "pipefail", "-c", script],
-        cwd=folder,
-        env=shell,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    said = done.stdout + done.stderr
-    for log in (tmp_path / "state").glob("*.log"):
-        said += f"\n{log.name}:\n{log.read_text()[-3000:]}"
-    assert done.returncode == 0, said
-    answers = list(objects(done.stdout))
-    found = next(answer["results"] for answer in answers if "results" in answer)
-    assert (found[0]["id"], found[0]["match_type"]) == ("beach.jpg", "exact")
-    assert "web shop" in done.stdout
-    assert "searches answered as when the snapshot was taken" in re.sub(r"\s+", " ", done.stdout)
-    # What was restored is there after the upgrade: the last that is asked is the index.
-    assert answers[-1]["count"] >= 1
-    assert (tmp_path / "state" / "data" / "replaced").is_dir()
+def test_the_page_and_the_readme_do_what_they_say(tmp_path: Path) -> None:
+    with visiting(tmp_path / "here") as visitor:
+        follow_the_page(visitor)
+        assert list((tmp_path / "here" / "state" / "volumes").glob("cooc-*")) == []
+    with visiting(tmp_path / "there") as newcomer:
+        follow_the_readme(newcomer)
+        move_there(newcomer, visitor.clone / "snapshots.tar")
 
 
-def test_its_blocks_are_all_run_somewhere() -> None:
-    kinds = {kind for kind, _ in blocks(PAGE)}
-    assert kinds == {"sh", "sh docker", "yaml"}
+def test_its_blocks_are_all_run() -> None:
+    assert {kind for kind, _ in blocks(PAGE)} == {"sh", "yaml"}
     text = PAGE.read_text()
     assert text.count("```") == 2 * len(blocks(PAGE))
     assert "`tests" not in text

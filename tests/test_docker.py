@@ -22,6 +22,7 @@ from packaging.version import Version
 from app import __version__
 from app.allocator import M_ARENA_MAX, M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, keep_large_blocks
 from app.settings import PREFIX, Settings
+from tests.compose_files import environment_of, read_compose, read_settings
 from tests.server import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,31 +30,8 @@ DOCKERFILES = [ROOT / "docker" / "Dockerfile", ROOT / "docker" / "nginx" / "Dock
 SETTINGS = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
 
 
-def filled_in(text: str, environment: dict[str, str]) -> str:
-    """`${NAME:-default}` and `${NAME:?needed}` as compose reads them."""
-
-    def value(match: re.Match[str]) -> str:
-        found = environment.get(match["name"], "")
-        assert found or match["kind"] != ":?", match[0]
-        return found or match["rest"]
-
-    return re.sub(r"\$\{(?P<name>\w+)(?P<kind>:[-?])(?P<rest>[^}]*)\}", value, text)
-
-
 def compose(name: str = "docker-compose.yml", **environment: str) -> dict[str, Any]:
-    text = filled_in((ROOT / name).read_text(), environment)
-    assert "${" not in text
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
-
-
-def environment_of(dockerfile: Path) -> dict[str, str]:
-    """The ENV of the last stage."""
-    stage = dockerfile.read_text().replace("\\\n", " ").split("\nFROM ")[-1]
-    pairs: dict[str, str] = {}
-    for line in re.findall(r"^ENV (.*)$", stage, re.MULTILINE):
-        pairs |= dict(pair.split("=", 1) for pair in line.split())
-    return pairs
+    return read_compose(ROOT / name, environment)
 
 
 def test_every_setting_can_be_given_to_the_containers() -> None:
@@ -123,12 +101,7 @@ def test_the_service_has_time_to_stop_and_trusts_its_network() -> None:
 
 
 def test_one_of_the_profiles_is_chosen_and_the_other_is_for_gpus() -> None:
-    chosen = dict(
-        line.split("=", 1)
-        for line in (ROOT / ".env").read_text().splitlines()
-        if line and not line.startswith("#")
-    )
-    assert chosen == {"COMPOSE_PROFILES": "cpu"}
+    assert read_settings(ROOT / ".env") == {"COMPOSE_PROFILES": "cpu"}
     services = compose()["services"]
     assert services["cooc"]["profiles"] == ["cpu"]
     gpu = services["cooc-gpu"]
