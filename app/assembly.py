@@ -14,7 +14,16 @@ from app.learned import (
     with_learned,
 )
 from app.settings import RECIPE_FIELDS, Settings
-from engine.backbones.weights import AUTO, NAMED, Progress, Weights, choose_trunk, load_weights
+from engine.backbones.weights import (
+    AUTO,
+    NAMED,
+    PREFERRED,
+    Progress,
+    Weights,
+    cached,
+    choose_trunk,
+    load_weights,
+)
 from engine.catalog import Catalog
 from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
@@ -118,18 +127,31 @@ def own_weights(settings: Settings, recipe: Recipe, progress: Progress | None = 
 def stored_recipe(settings: Settings) -> Recipe | None:
     """The recipe of an existing index; None for a new one.
 
-    One that is empty is new again if somebody chose anything of a recipe: else uploads may wait
-    that were accepted with its own.
+    One that is empty is new again if somebody chose anything of a recipe, or has copied the weights
+    to their place that could not be had before: else uploads may wait that were accepted with its
+    own.
     """
     path = settings.data_dir / "catalog.sqlite"
     if not path.is_file():
         return None
     catalog = Catalog(path)
     try:
-        fresh = catalog.count() == 0 and _chose_recipe(settings)
-        return None if fresh else catalog.recipe()
+        recipe = catalog.recipe()
+        if recipe is None or catalog.count():
+            return recipe
+        return None if _chose_recipe(settings) or _can_do_better(settings, recipe) else recipe
     finally:
         catalog.close()
+
+
+def _can_do_better(settings: Settings, recipe: Recipe) -> bool:
+    """Whether `auto` made do with the bundled weights, and would not now."""
+    left_to_us = settings.weights == settings.backbone == AUTO
+    return (
+        left_to_us
+        and recipe.weights == "bundled"
+        and cached(PREFERRED, settings.cache_dir) is not None
+    )
 
 
 def _chose_recipe(settings: Settings) -> bool:

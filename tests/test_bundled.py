@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import tomllib
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.settings import load_settings
 from engine.backbones import weights as module
+from engine.backbones.untrained import untrained_state
 from engine.backbones.weights import Published, load_weights
 from engine.describer import Describer, DescriberOptions
 from engine.made import instance_view
@@ -78,6 +81,37 @@ def test_an_index_keeps_it_when_there_is_network_again(
         version = client.get("/version").json()
         assert version["backbone"] == "vgg_lite"
         assert not version["weights"]["fallback"]  # it is the index's own
+
+
+def test_weights_that_are_copied_to_their_place_are_used_before_the_first_photo(
+    tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the notice says, which names that place."""
+    cache = tmp_path / "cache"
+    copied = cache / "vgg16-of-a-test.pth"
+    cache.mkdir()
+    torch.save(untrained_state("vgg16"), tmp_path / "file")
+    digest = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    url = module.PUBLISHED["vgg16"].url.rsplit("/", 1)[0] + "/" + copied.name
+    monkeypatch.setitem(module.PUBLISHED, "vgg16", Published(url, digest[:8]))
+
+    def weights_now() -> tuple[str, str]:
+        with started(tmp_path / "index", cache_dir=cache) as client:
+            version = client.get("/version").json()
+            if version["weights"]["fallback"]:
+                assert str(copied) in version["weights"]["notice"]
+            return version["backbone"], version["weights"]["name"]
+
+    assert weights_now() == ("vgg_lite", "bundled")
+    copied.write_bytes(b"not all of it")
+    assert weights_now() == ("vgg_lite", "bundled")
+    (tmp_path / "file").rename(copied)
+    assert weights_now() == ("vgg16", "imagenet")
+    with started(tmp_path / "index", cache_dir=cache) as client:
+        client.put("/images/a", files={"image": photo(1)})
+    copied.unlink()
+    with started(tmp_path / "index", cache_dir=cache) as client:
+        assert client.get("/readyz").status_code == 503, "an index keeps the weights it has"
 
 
 def test_it_knows_drawn_things_again_from_another_side() -> None:

@@ -389,6 +389,26 @@ def test_a_photo_is_pasted_or_dropped(page: Page, query: Path) -> None:
     page.wait("document.querySelector('#query-name').textContent === 'dropped.jpg'")
 
 
+def test_several_photos_that_are_dropped_are_one_search(page: Page, query: Path) -> None:
+    data = list(query.read_bytes())
+
+    def drop(count: int) -> None:
+        page.evaluate(
+            f"{{const bytes = new Uint8Array({data}), files = new DataTransfer();"
+            f"for (let n = 0; n < {count}; n++)"
+            " files.items.add(new File([bytes], `${n}.jpg`, {type: 'image/jpeg'}));"
+            "document.body.dispatchEvent(new DragEvent('drop',"
+            " {dataTransfer: files, bubbles: true, cancelable: true}))}"
+        )
+
+    drop(3)
+    page.wait(f"{FIRST} === 'set/07.jpg'")
+    assert page.evaluate("document.querySelectorAll('#like-list img').length") == 3
+    drop(17)
+    page.wait("document.body.innerText.includes('These are 17 photos; a search takes 16 at most.')")
+    assert page.evaluate("document.querySelectorAll('#like-list img').length") == 3
+
+
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_nothing_sticks_out_at_any_width(page: Page, server: Server, width: int) -> None:
     page.resize(width, 800, phone=width < 500)

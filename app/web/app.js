@@ -75,11 +75,11 @@ function takeDrop(transfer) {
   if (holdsFolder(transfer)) {
     return showAlert("search", "That is a folder. Drop it on “Add photos” to add what it holds.");
   }
-  const [file] = transfer.files;
-  if (!file)
+  const files = [...transfer.files];
+  if (!files.length)
     return showAlert("search", "That was no file. Save the photo first, then drop it here.");
   views.show("search");
-  search.searchFile(file);
+  search.searchFiles(files);
 }
 
 takeDrops(takeDrop, () => (takesPhotos() ? "Drop to add" : "Drop to search"));
@@ -92,7 +92,7 @@ document.addEventListener("paste", (event) => {
   if (!image && !url) return;
   event.preventDefault();
   views.show("search");
-  if (image) search.searchFile(image);
+  if (image) search.searchFiles([image]);
   else search.searchUrl(url);
 });
 

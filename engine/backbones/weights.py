@@ -260,18 +260,26 @@ def _untrained(backbone: str) -> Weights:
     )
 
 
+def cached(backbone: str, cache_dir: Path | None = None) -> Path | None:
+    """The published weights of `backbone` where they were downloaded to or copied; None if they are
+    in none of those places, or damaged."""
+    published = PUBLISHED[backbone]
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    for folder in (cache_dir or default_cache_dir(), hub):
+        path = folder / published.file_name
+        if _file_digest(path).startswith(published.sha256):
+            return path
+    return None
+
+
 def _imagenet(
     backbone: str, folder: Path, connect_timeout_s: float, progress: Progress | None
 ) -> Weights:
     if backbone not in PUBLISHED:
         raise WeightsUnavailable(f"no published ImageNet weights are known for {backbone}")
     published = PUBLISHED[backbone]
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    for candidate in (folder / published.file_name, hub / published.file_name):
-        if _file_digest(candidate).startswith(published.sha256):
-            path = candidate
-            break
-    else:
+    path = cached(backbone, folder)
+    if path is None:
         path = folder / published.file_name
         download(published, path, connect_timeout_s=connect_timeout_s, progress=progress)
     state, preprocessing = read_state(path)

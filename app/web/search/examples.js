@@ -5,7 +5,7 @@ import { thumbnailPath } from "../api/images.js";
 /** @typedef {import("../api/search.js").Example} Example */
 /** @typedef {import("../api/search.js").Query} Query */
 
-const MAX_EXAMPLES = 16;
+export const MAX_EXAMPLES = 16;
 
 /** A preview keeps its photo in memory: it goes when no query, and no history, has the file. */
 const previews = new FinalizationRegistry((preview) => URL.revokeObjectURL(preview));

@@ -8,6 +8,7 @@ import { announce, clearAlert, showAlert, showError } from "../ui/messages.js";
 import { megabytes, sentence } from "../ui/words.js";
 import { makeCamera } from "./camera.js";
 import {
+  MAX_EXAMPLES,
   fromFile,
   fromId,
   fromUrl,
@@ -59,7 +60,7 @@ export function makeSearch({ photos, onAnswered }) {
     minimum,
   });
   const start = makeStart({ onSearch: (id) => searchFor(queryOf([fromId(id)])) });
-  makeCamera({ onPhoto: searchFile });
+  makeCamera({ onPhoto: (file) => searchFiles([file]) });
   const urlQuery = makeUrlQuery({ onUrl: (url) => searchFor(queryOf([fromUrl(url)])) });
 
   // --- choosing -----------------------------------------------------------------------------
@@ -75,15 +76,24 @@ export function makeSearch({ photos, onAnswered }) {
     return ask();
   }
 
-  function searchFile(file) {
-    const most = accepts.max_upload_mb;
-    if (most && file.size > most * 2 ** 20) {
+  /** Several are one query: what is like all of them. */
+  function searchFiles(files) {
+    if (files.length > MAX_EXAMPLES) {
       return showAlert(
         PART,
-        `This file has ${megabytes(file.size)}; the service takes ${most} MB at most.`,
+        `These are ${files.length} photos; a search takes ${MAX_EXAMPLES} at most.`,
       );
     }
-    return searchFor(queryOf([fromFile(file)]));
+    const most = accepts.max_upload_mb;
+    const large = files.find((file) => most && file.size > most * 2 ** 20);
+    if (large) {
+      const which = files.length === 1 ? "This file" : large.name;
+      return showAlert(
+        PART,
+        `${which} has ${megabytes(large.size)}; the service takes ${most} MB at most.`,
+      );
+    }
+    return searchFor(queryOf(files.map(fromFile)));
   }
 
   function chooseRegion(chosen) {
@@ -95,7 +105,7 @@ export function makeSearch({ photos, onAnswered }) {
   function addExample(side, { id }) {
     if (!query) return searchFor(queryOf([fromId(id)]));
     if (!hasRoom(query))
-      return showAlert(PART, "A search takes 16 examples at most. Leave one out first.");
+      return showAlert(PART, `A search takes ${MAX_EXAMPLES} examples at most. Leave one out first.`);
     const next = withExample(query, side, fromId(id));
     if (!next.positives.length) {
       return showAlert(
@@ -235,9 +245,9 @@ export function makeSearch({ photos, onAnswered }) {
   // --- wiring -------------------------------------------------------------------------------
 
   byId("query-file").addEventListener("change", ({ target }) => {
-    const [file] = target.files;
+    const files = [...target.files];
     target.value = ""; // choosing the same photo again shall search again
-    if (file) searchFile(file);
+    if (files.length) searchFiles(files);
   });
   byId("query-zone").addEventListener("click", ({ target }) => {
     if (!target.closest("label, button")) byId("query-file").click();
@@ -277,7 +287,7 @@ export function makeSearch({ photos, onAnswered }) {
 
   return {
     restore,
-    searchFile,
+    searchFiles,
     searchUrl: (url) => searchFor(queryOf([fromUrl(url)])),
     searchIds: (ids) => searchFor(queryOf(ids.map((id) => fromId(id)))),
     place,
