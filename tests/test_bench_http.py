@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app import bench_cli
-from benchmarks import http, plain_service
+from benchmarks import http, http_engine, plain_service
 from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
 from tests.documented import words
 from tests.drawing import photo
@@ -84,17 +84,31 @@ def test_made_vectors_have_unit_length() -> None:
 
 
 @pytest.mark.slow
-def test_a_short_run_has_all_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        words(
+            "cooc bench http --backbone vgg16 --weights untrained --seconds 8 --rounds 5"
+            " --overload 600",
+            *("--backbone", "squeezenet1_1"),
+        ),
+        words(
+            "cooc bench http --backbone vgg_lite --weights bundled --seconds 6 --rounds 3"
+            " --overload 5"
+        ),
+    ],
+    ids=["vgg16", "bundled"],
+)
+def test_a_short_run_has_all_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
     monkeypatch.setattr(http, "WARM_S", 0.3)
     # Not overloaded: how that ends depends on the machine.
     monkeypatch.setattr(http, "Plan", partial(http.Plan, times_capacity=0.3))
     monkeypatch.setenv("COOC_DATA_DIR", str(tmp_path))
-    short = "--backbone squeezenet1_1 --max-side 64 --device cpu --clients 3 --seconds 1 --rounds 1"
-    asked = words(
-        "cooc bench http --backbone vgg16 --weights untrained --seconds 8 --rounds 5",
-        *short.split(),
-        *("--overload", 2, "--json"),
-    )
+    monkeypatch.setattr(http_engine, "STORED", 60)
+    short = "--max-side 64 --device cpu --clients 3 --seconds 1 --rounds 1 --overload 2 --json"
+    asked = [*command, *short.split()]
     done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
     report = json.loads(done.stdout)
     for who in ("engine", "http", "plain"):
