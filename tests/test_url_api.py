@@ -344,6 +344,8 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
         environment = {
             "COOC_URL_ALLOW": f"127.0.0.1:{here.port}",
             "COOC_URL_ALLOW_PRIVATE": "127.0.0.1/32",
+            # Longer than any gate is closed: on a busy machine that may be many seconds.
+            "COOC_URL_TIMEOUT_S": "60",
         }
         with serving(tmp_path / "index", **environment) as server:
             own = [{"id": f"own/{n}"} if n % 2 else {} for n in range(count)]
