@@ -75,7 +75,8 @@ class Cores:
 
     def map(self, compute: Callable[[Item], T], items: Sequence[Item]) -> Iterator[T]:
         """`compute` of each, in order: at once on a core each where that keeps all of them busy."""
-        if len(items) < self.apart or self.apart == 1:
+        # A part of another computation does not wait for the threads that make it.
+        if len(items) < self.apart or self.apart == 1 or getattr(self._within, "computing", False):
             for item in items:
                 yield self.run(partial(compute, item))
             return

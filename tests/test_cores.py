@@ -130,7 +130,9 @@ def test_errors_and_the_context_pass_through(
 
 def test_what_a_computation_asks_for_is_part_of_it(two: Cores) -> None:
     assert two.run(lambda: two.run(threads_used)) == 2
-    assert two.run(lambda: list(two.map(lambda _: threads_used(), range(4)))) == [1] * 4
+    assert two.run(lambda: list(two.map(lambda _: threads_used(), range(4)))) == [2] * 4
+    nested = two.map(lambda _: list(two.map(lambda _: threads_used(), range(4))), range(4))
+    assert list(nested) == [[1] * 4] * 4
     assert list(two.map(lambda _: two.run(threads_used), range(4))) == [1] * 4
 
 
