@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.settings import Settings
 from engine.searcher import Searcher
 from engine.types import Vectors
 from tests.drawing import photo
+from tests.patience import until
 
 SMALL: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "max_side": 128}
 WAIT_S = 10
@@ -64,7 +64,7 @@ class Live:
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
-        self.until(lambda: self.server.started)
+        until(lambda: self.server.started)
 
     def search(self, seed: int, **options: Any) -> httpx.Response:
         return self.http.post("/search", files={"image": photo(seed)}, **options)
@@ -74,13 +74,6 @@ class Live:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
         connection.sendall(data)
         return connection
-
-    def until(self, condition: Any) -> None:
-        for _ in range(100 * WAIT_S):
-            if condition():
-                return
-            time.sleep(0.01)
-        raise AssertionError("it did not happen")
 
     def stop(self) -> None:
         self.server.should_exit = True

@@ -22,6 +22,7 @@ from PIL import Image
 from tests.cooc_shim import CLIENT
 from tests.documented import ROOT
 from tests.drawing import encode, photo, scene, view
+from tests.patience import until
 from tests.proxy import free_port
 
 ADDRESS = re.compile(r"\b(localhost|127\.0\.0\.1):8000\b")
@@ -107,6 +108,19 @@ class Reader:
         """What the service has said."""
         log = self.folder / "service.log"
         return log.read_text() if log.exists() else "no service was started"
+
+    def logged(self, event: str) -> dict[str, Any]:
+        """The first line of the log with this event; requests are logged after their answers."""
+        found: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            whole = self.log().split("\n")[:-1]
+            lines = [json.loads(line) for line in whole if line.startswith("{")]
+            found.extend(line for line in lines if line["event"] == event)
+            return bool(found)
+
+        until(there)
+        return found[0]
 
     def stop(self) -> None:
         """End the service, and `make` if that runs it."""

@@ -60,8 +60,7 @@ def test_keys_are_made_used_and_revoked(tmp_path: Path, forker: str) -> None:
             if command.startswith("cooc keys"):
                 reader.types(command, left_open(command))
         example = json.loads(code("docs/metrics.md", "Logs", "json"))
-        lines = [json.loads(line) for line in reader.log().splitlines() if line.startswith("{")]
-        assert_like(example, next(line for line in lines if line["event"] == "POST /search 200"))
+        assert_like(example, reader.logged("POST /search 200"))
 
 
 @contextmanager
@@ -96,8 +95,7 @@ def test_the_proxy_that_is_shown_passes_on_what_the_service_asks_for(tmp_path: P
         key = reader.types("cooc keys create", "owner --scope admin").strip()
         told = {"Authorization": f"Bearer {key}", "X-Forwarded-For": "192.0.2.7"}
         assert httpx.get(f"{proxy}/jobs", headers=told).status_code == 200
-        lines = [line for line in reader.log().splitlines() if "GET /jobs 200" in line]
-        assert [json.loads(line)["client"] for line in lines] == ["192.0.2.7"]
+        assert reader.logged("GET /jobs 200")["client"] == "192.0.2.7"
 
 
 def test_traces_are_sent_where_it_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from engine.manifest import Manifest
 from engine.searcher import Searcher
 from tests.disks import fill, small_disk
 from tests.drawing import photo
+from tests.patience import until
 from tests.test_api import SMALL, add, finished, make_client, put, search, until_ended
 from tests.test_metrics import labels, samples
 
@@ -47,13 +48,6 @@ def offer(client: TestClient, first: int, last: int) -> Any:
 def state(client: TestClient, answer: Any) -> dict[str, Any]:
     job: dict[str, Any] = client.get(answer.headers["Location"]).json()
     return job
-
-
-def wait_for(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def slow_build(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -81,11 +75,11 @@ def test_a_cancelled_build_stops_at_once_and_publishes_nothing(
     add(client, *[(f"{seed}.jpg", photo(seed)) for seed in range(60)])
     slow_build(service(client).searcher, monkeypatch)
     answer = client.post("/admin/index/build")
-    wait_for(lambda: state(client, answer)["progress"]["processed"] > 2)
+    until(lambda: state(client, answer)["progress"]["processed"] > 2)
     assert (state(client, answer)["state"], state(client, answer)["phase"]) == ("running", "idling")
     assert client.delete(answer.headers["Location"]).json()["state"] == "cancelled"
     started = time.monotonic()
-    wait_for(lambda: not service(client).jobs._running.at_work())
+    until(lambda: not service(client).jobs._running.at_work())
     assert time.monotonic() - started < 1.0
     assert state(client, answer)["state"] == "cancelled"
     assert client.get("/admin/index").json()["generation"] == 0
@@ -99,10 +93,10 @@ def test_a_cancelled_build_stops_at_once_and_publishes_nothing(
 def test_a_cancelled_add_keeps_its_count_over_a_restart(tmp_path: Path) -> None:
     with make_client(tmp_path / "index") as client:
         answer = offer(client, 0, 120)
-        wait_for(lambda: state(client, answer)["progress"]["processed"] > 0)
+        until(lambda: state(client, answer)["progress"]["processed"] > 0)
         client.delete(answer.headers["Location"])
-        wait_for(lambda: not service(client).jobs._running.at_work())
-        wait_for(lambda: not list((tmp_path / "index" / "spool").iterdir()))
+        until(lambda: not service(client).jobs._running.at_work())
+        until(lambda: not list((tmp_path / "index" / "spool").iterdir()))
         count = client.get("/admin/index").json()["count"]
         assert 0 < count < 120
     with make_client(tmp_path / "index") as client:
@@ -126,11 +120,11 @@ def test_a_job_is_counted_once_however_often_it_is_cancelled(
     put(client, "a", photo(1))
     slow_build(service(client).searcher, monkeypatch)
     running = client.post("/admin/index/build")
-    wait_for(lambda: state(client, running)["state"] == "running")
+    until(lambda: state(client, running)["state"] == "running")
     waiting = client.post("/admin/index/build")
     for count, answer in enumerate((waiting, running), start=1):
         client.delete(answer.headers["Location"])
-        wait_for(lambda count=count: cancelled() == count)  # type: ignore[misc]
+        until(lambda count=count: cancelled() == count)  # type: ignore[misc]
         client.delete(answer.headers["Location"])
         assert cancelled() == count
 
@@ -144,7 +138,7 @@ def test_one_build_waits_however_often_it_is_asked_for(
     put(client, "a", photo(1))
     hurry = slow_build(service(client).searcher, monkeypatch)
     running = client.post("/admin/index/build")
-    wait_for(lambda: state(client, running)["state"] == "running")
+    until(lambda: state(client, running)["state"] == "running")
     waiting = {client.post("/admin/index/build").json()["id"] for _ in range(3)}
     assert len(waiting) == 1
     assert waiting != {running.json()["id"]}
@@ -156,7 +150,7 @@ def test_adds_go_on_while_a_build_runs(client: TestClient, monkeypatch: pytest.M
     put(client, "a", photo(1))
     hurry = slow_build(service(client).searcher, monkeypatch)
     building = client.post("/admin/index/build")
-    wait_for(lambda: state(client, building)["state"] == "running")
+    until(lambda: state(client, building)["state"] == "running")
     assert add(client, ("b.jpg", photo(2)))["progress"]["added"] == 1
     assert state(client, building)["state"] == "running"
     hurry.set()
@@ -335,7 +329,7 @@ def cut_off(folder: Path) -> tuple[str, int]:
     """A bulk add of 48 that an end of the service cut off; its id, and how many it had added."""
     with make_client(folder) as client:
         answer = offer(client, 0, 48)
-        wait_for(lambda: state(client, answer)["progress"]["processed"] > 0)
+        until(lambda: state(client, answer)["progress"]["processed"] > 0)
     with closing(sqlite3.connect(folder / "catalog.sqlite")) as connection:
         (count,) = connection.execute("SELECT count(*) FROM images").fetchone()
     assert 0 < count < 48
@@ -419,9 +413,9 @@ def test_a_job_waits_for_room_and_then_goes_on(
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             put(client, "kept", photo(500))
             answer = offer(client, 0, 80)
-            wait_for(lambda: state(client, answer)["progress"]["processed"] > 0)
+            until(lambda: state(client, answer)["progress"]["processed"] > 0)
             ballast = fill(disk)
-            wait_for(lambda: state(client, answer)["waiting"] is not None)
+            until(lambda: state(client, answer)["waiting"] is not None)
             assert state(client, answer)["state"] == "running"
             assert offer(client, 300, 301).status_code == 507
             assert search(client, photo(500), limit=1)["results"][0]["id"] == "kept"
@@ -472,10 +466,10 @@ def test_an_archive_waits_for_room_without_keeping_others_from_it(
             archive.writestr("good.jpg", photo(1))
         with TestClient(create_app(settings), raise_server_exceptions=False) as client:
             answer = client.post("/index/add", files={"files": ("a.zip", packed.getvalue())})
-            wait_for(lambda: state(client, answer)["waiting"] is not None)
+            until(lambda: state(client, answer)["waiting"] is not None)
             assert put(client, "other", photo(2)).status_code == 201
             assert client.delete(answer.headers["Location"]).json()["state"] == "cancelled"
-            wait_for(lambda: not list((disk / "index" / "spool").iterdir()))
+            until(lambda: not list((disk / "index" / "spool").iterdir()))
 
 
 def test_a_service_starts_on_a_full_disk_and_takes_up_jobs_once_there_is_room(
@@ -494,5 +488,5 @@ def test_a_service_starts_on_a_full_disk_and_takes_up_jobs_once_there_is_room(
             for answer in (client.get("/jobs"), client.get(f"/jobs/{job_id}")):
                 assert answer.status_code == 507
             ballast.unlink()
-            wait_for(lambda: client.get(f"/jobs/{job_id}").status_code == 200)
+            until(lambda: client.get(f"/jobs/{job_id}").status_code == 200)
             assert until_ended(client, f"/jobs/{job_id}")["progress"]["added"] == 48

@@ -19,6 +19,7 @@ from fastapi.routing import APIRoute
 from app.routes import search
 from tests.drawing import photo
 from tests.live import WAIT_S, Live, answer_to, live, search_request
+from tests.patience import until
 from tests.server import serving
 
 
@@ -40,11 +41,11 @@ def test_a_client_that_leaves_is_not_worked_for(server: Live) -> None:
         first = pool.submit(server.search, 0)
         assert server.gate.inside.wait(WAIT_S)
         impatient = server.send(search_request(1))
-        server.until(lambda: server.searcher.load.waiting_searches == 1)
+        until(lambda: server.searcher.load.waiting_searches == 1)
         left = server.admission.left
         impatient.close()
-        server.until(lambda: server.admission.left == left + 1)
-        server.until(lambda: len(server.admission) == 1)
+        until(lambda: server.admission.left == left + 1)
+        until(lambda: len(server.admission) == 1)
         server.gate.open.set()
         assert first.result().status_code == 200
     assert server.admission.seconds_each == 0, "that it left is no answer that was made"
@@ -58,10 +59,10 @@ def test_a_client_that_leaves_in_the_middle_of_its_upload_is_forgotten(server: L
     held = server.admission.bytes_held
     half = search_request(1)[:-500]
     connection = server.send(half)
-    server.until(lambda: len(server.admission) == 1)
+    until(lambda: len(server.admission) == 1)
     assert server.admission.bytes_held > held
     connection.close()
-    server.until(lambda: not len(server.admission))
+    until(lambda: not len(server.admission))
     assert server.admission.bytes_held == held == 0
 
 
@@ -91,7 +92,7 @@ def test_an_upload_uses_up_the_time_of_its_request(server: Live) -> None:
     status, text = answer_to(server.send(request[:-500]))
     assert status == 504
     assert b"deadline_exceeded" in text
-    server.until(lambda: not len(server.admission))
+    until(lambda: not len(server.admission))
 
 
 def test_the_deadline_of_a_request_is_not_that_of_the_one_before_it(server: Live) -> None:
@@ -129,7 +130,7 @@ def test_beyond_the_bound_requests_are_refused_and_the_others_answered(server: L
     with ThreadPoolExecutor(20) as pool:
         answers = [pool.submit(server.search, seed) for seed in range(16)]
         # Four may wait beside a pass of two.
-        server.until(lambda: sum(answer.done() for answer in answers) == 10)
+        until(lambda: sum(answer.done() for answer in answers) == 10)
         for answer in answers:
             if answer.done():
                 refused = answer.result()
@@ -155,7 +156,7 @@ def test_images_of_one_shape_share_a_pass(server: Live) -> None:
         for number, size in enumerate([(160, 120), (120, 160), (160, 120), (120, 160)]):
             data = photo(10 + number, size)
             others.append(pool.submit(server.http.post, "/search", files={"image": data}))
-            server.until(lambda n=number: server.searcher.load.waiting_searches == n + 1)
+            until(lambda n=number: server.searcher.load.waiting_searches == n + 1)  # type: ignore[misc]
         server.gate.open.set()
         assert [answer.result().status_code for answer in [first, *others]] == [200] * 5
     after = server.searcher.load.batch_sizes
@@ -171,7 +172,7 @@ def test_the_bytes_of_all_uploads_together_are_bounded(tmp_path: Path) -> None:
     with live(tmp_path / "index", max_waiting_mb=64) as server:
         # Announced, and not sent: 40 MB in two copies.
         slow = server.send(f"{head}\r\nContent-Length: {20 << 20}\r\n\r\n".encode())
-        server.until(lambda: server.admission.bytes_held > 0)
+        until(lambda: server.admission.bytes_held > 0)
         refused = server.http.post("/search", files={"image": image})
         assert refused.status_code == 503
         assert "MB are in hand" in refused.json()["detail"]
@@ -181,7 +182,7 @@ def test_the_bytes_of_all_uploads_together_are_bounded(tmp_path: Path) -> None:
         assert server.http.post("/search", content=chunks, headers=kind).status_code == 503
         assert server.search(1).status_code == 200, "there is room for a small one"
         slow.close()
-        server.until(lambda: not len(server.admission))
+        until(lambda: not len(server.admission))
         assert server.admission.bytes_held == 0
         assert server.http.post("/search", files={"image": image}).status_code == 422
 
@@ -192,9 +193,9 @@ def test_a_stop_finishes_what_was_accepted_and_refuses_the_rest(tmp_path: Path) 
         server.gate.open.clear()
         with ThreadPoolExecutor(3) as pool:
             accepted = [pool.submit(server.search, seed) for seed in range(3)]
-            server.until(lambda: len(server.admission) == 3)
+            until(lambda: len(server.admission) == 3)
             server.stop()
-            server.until(lambda: server.admission.draining)
+            until(lambda: server.admission.draining)
             for refused in (server.http.get("/readyz"), server.search(9)):
                 assert refused.status_code == 503
                 assert refused.json()["code"] == "shutting_down"
@@ -203,7 +204,7 @@ def test_a_stop_finishes_what_was_accepted_and_refuses_the_rest(tmp_path: Path) 
             assert not server.ended()
             server.gate.open.set()
             assert [answer.result().status_code for answer in accepted] == [200] * 3
-        server.until(server.ended)
+        until(server.ended)
 
 
 def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
@@ -213,13 +214,13 @@ def test_a_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             first = pool.submit(server.search, 0)
             assert server.gate.inside.wait(WAIT_S)
             second = pool.submit(server.search, 1)
-            server.until(lambda: server.searcher.load.waiting_searches == 1)
+            until(lambda: server.searcher.load.waiting_searches == 1)
             server.stop()
             assert second.result().json()["code"] == "shutting_down"
             assert not first.done(), "it is in a pass that has begun"
             server.gate.open.set()
             assert first.result().status_code == 200
-        server.until(server.ended)
+        until(server.ended)
         assert pixels(server, 1) not in server.gate.seen
 
 

@@ -20,6 +20,7 @@ from app.security.scopes import Scope
 from tests.drawing import photo
 from tests.keyed import key_id, new_key
 from tests.live import WAIT_S, live
+from tests.patience import until
 from tests.server import serving
 from tests.test_api import make_client
 from tests.test_logs import listening
@@ -51,10 +52,10 @@ def test_every_line_of_a_request_has_its_id_in_every_thread(tmp_path: Path) -> N
             first = pool.submit(search, "first", 0)
             assert server.gate.inside.wait(WAIT_S)
             others = [pool.submit(search, name, n) for n, name in enumerate(("one", "two"), 1)]
-            server.until(lambda: server.searcher.load.waiting_searches == 2)
+            until(lambda: server.searcher.load.waiting_searches == 2)
             server.gate.open.set()
             assert [future.result() for future in (first, *others)] == [200] * 3
-        server.until(lambda: len(lines.of("POST /search")) == 3)
+        until(lambda: len(lines.of("POST /search")) == 3)
     decoded = [line["request_id"] for line in lines.of("a line while decoding")]
     assert sorted(decoded) == ["first", "one", "two"]
     alone, together = lines.of("a line of a pass")

@@ -13,6 +13,7 @@ from app.settings import Settings
 from tests.drawing import photo
 from tests.keyed import key_id, new_key
 from tests.live import WAIT_S, live, search_request
+from tests.patience import until
 from tests.test_bad_input import SMALL
 from tests.test_metrics import labels, samples
 
@@ -60,14 +61,14 @@ def test_a_client_that_left_and_one_too_many_are_counted(tmp_path: Path) -> None
             first = pool.submit(server.search, 0)
             assert server.gate.inside.wait(WAIT_S)
             impatient = server.send(search_request(1))
-            server.until(lambda: server.searcher.load.waiting_searches == 1)
+            until(lambda: server.searcher.load.waiting_searches == 1)
             assert server.search(2).status_code == 503
             waiting = samples(server.http)
             impatient.close()
-            server.until(lambda: server.admission.left == 1)
+            until(lambda: server.admission.left == 1)
             server.gate.open.set()
             assert first.result().status_code == 200
-        server.until(lambda: not len(server.admission))
+        until(lambda: not len(server.admission))
         told = samples(server.http)
     assert waiting["cooc_queue_images"][labels(priority="search")] == 1
     assert waiting["cooc_model_images"][labels()] == 1

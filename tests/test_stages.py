@@ -18,6 +18,7 @@ from engine.stages import Stages, note, stage, stages
 from engine.types import SearchOptions
 from tests.drawing import photo
 from tests.live import WAIT_S, Live, live
+from tests.patience import until
 
 REQUEST = (("request_id", "one"),)
 
@@ -156,7 +157,7 @@ def test_waiting_counts_as_queue_and_not_as_describing(server: Live) -> None:
         first = pool.submit(server.search, 20)
         assert server.gate.inside.wait(WAIT_S)
         second = pool.submit(server.search, 21)
-        server.until(lambda: server.searcher.load.waiting_searches == 1)
+        until(lambda: server.searcher.load.waiting_searches == 1)
         time.sleep(0.5)
         server.gate.open.set()
         held, waited = (answer.result().json()["timing_ms"] for answer in (first, second))

@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from app.fetching import hosts
 from app.jobs import downloads
 from tests.drawing import photo
+from tests.patience import until
 from tests.server import serving
 from tests.test_api import finished, make_client, put, until_ended
 from tests.web import Answer, Web, body, endless, raw, redirect, status, web
@@ -315,11 +316,11 @@ def test_one_host_gets_a_few_connections_at_a_time(client: TestClient, here: Web
 def test_a_cancelled_job_fetches_no_more(client: TestClient, here: Web, tmp_path: Path) -> None:
     here.answers["/slow"] = endless(b"HTTP/1.1 200 OK\r\n\r\n", b"", here.stopped, 0.05)
     answer = offer(client, *({"url": here.url("/slow")} for _ in range(30)))
-    wait_for(lambda: here.asked)
+    until(lambda: here.asked)
     assert client.delete(answer.headers["Location"]).json()["state"] == "cancelled"
     assert until_ended(client, answer.headers["Location"])["state"] == "cancelled"
     spool = tmp_path / "index" / "spool"
-    wait_for(lambda: not list(spool.iterdir()))
+    until(lambda: not list(spool.iterdir()))
     assert len(here.asked) <= hosts.PER_HOST
 
 
@@ -359,7 +360,7 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
             # The first kill: ten files are there, nothing is added.
             for number in range(10):
                 gates[number].set()
-            wait_for(lambda: len(kept(job_folder)) == 10)
+            until(lambda: len(kept(job_folder)) == 10)
             had = kept(job_folder)
             server.kill()
             before = here.counts()
@@ -367,8 +368,8 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
             # The second: two steps of 16 are recorded, some of the third are there.
             for number in range(10, 36):
                 gates[number].set()
-            wait_for(lambda: server.http.get(location).json()["progress"]["processed"] >= 32)
-            wait_for(lambda: {f"url-{n:06d}" for n in range(32, 36)} <= kept(job_folder))
+            until(lambda: server.http.get(location).json()["progress"]["processed"] >= 32)
+            until(lambda: {f"url-{n:06d}" for n in range(32, 36)} <= kept(job_folder))
             had |= kept(job_folder)
             server.kill()
             server.start()
@@ -397,11 +398,3 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
 def kept(folder: Path) -> set[str]:
     """Images that were fetched and wait to be added."""
     return {path.name for path in folder.glob("url-*") if path.suffix == ""}
-
-
-def wait_for(true: Any) -> None:
-    for _ in range(12_000):
-        if true():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it did not happen")
