@@ -15,7 +15,9 @@ from fastapi.testclient import TestClient
 
 from app.fetching import hosts
 from app.jobs import downloads
+from app.security.scopes import Scope
 from tests.drawing import photo
+from tests.keyed import new_key
 from tests.patience import until
 from tests.server import serving
 from tests.test_api import finished, make_client, put, until_ended
@@ -212,6 +214,29 @@ def test_a_list_of_urls_is_a_job_with_an_error_for_each_that_fails(
     # Called after host and path.
     assert first["results"][0]["id"] == "127.0.0.1/7.jpg"
     assert max(here.counts().values()) == 1
+
+
+def test_signatures_are_told_to_those_who_may_add_only(tmp_path: Path, here: Web) -> None:
+    signed = here.url("/none.jpg?signature=4711")
+    folder = tmp_path / "index"
+    keys = {scope: new_key(folder, scope) for scope in Scope}
+    with allowing(folder, here) as client:
+
+        def errors_for(scope: Scope) -> str:
+            client.headers["Authorization"] = f"Bearer {keys[scope]}"
+            return client.get(f"{location}/errors").text
+
+        client.headers["Authorization"] = f"Bearer {keys[Scope.WRITE]}"
+        location = offer(client, {"url": signed}).headers["Location"]
+        until_ended(client, location)
+        assert signed in errors_for(Scope.WRITE)
+        assert signed in errors_for(Scope.ADMIN)
+        assert f"{here.url('/none.jpg')}?..." in errors_for(Scope.SEARCH)
+        assert "4711" not in errors_for(Scope.SEARCH)
+        assert "4711" not in client.get(location).text
+        refused = client.post("/search", json={"query": {"url": signed}}).json()
+    assert "4711" not in refused["detail"]
+    assert "none.jpg?..." in refused["detail"]
 
 
 def test_an_id_that_is_stored_is_replaced(client: TestClient, here: Web) -> None:

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from app.fetching.addresses import is_public
-from app.fetching.parsing import BadUrl, parse_url, redirected
+from app.fetching.parsing import BadUrl, parse_url, redirected, without_secrets
 from app.fetching.policy import Policy, parse_rule
 
 GOOD = [
@@ -198,3 +198,19 @@ def test_private_networks_are_for_hosts_that_are_named() -> None:
     assert not policy.permits_address(other, inside)
     assert policy.permits(other)
     assert policy.permits_address(other, ipaddress.ip_address("8.8.8.8"))
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("https://example.com/a.jpg", "https://example.com/a.jpg"),
+        ("https://example.com/a.jpg?Signature=4711#x", "https://example.com/a.jpg?..."),
+        ("https://example.com/a.jpg#token=4711", "https://example.com/a.jpg#..."),
+        ("https://me:4711@example.com/a@2.jpg", "https://...@example.com/a@2.jpg"),
+        ("https://me:47@11@example.com", "https://...@example.com"),
+        ("no address?4711\n4711", "no address?..."),
+        ("", ""),
+    ],
+)
+def test_what_may_be_a_secret_is_not_told(sent: str, told: str) -> None:
+    assert without_secrets(sent) == told

@@ -16,7 +16,7 @@ from app.fetching.addresses import Address
 from app.fetching.budget import Budget
 from app.fetching.failures import Failed, Refused
 from app.fetching.lookup import Lookup, checked_addresses, system_lookup
-from app.fetching.parsing import BadUrl, Target, parse_url, redirected
+from app.fetching.parsing import BadUrl, Target, parse_url, redirected, without_secrets
 from app.fetching.policy import Policy
 from engine.calls import current_call
 from engine.errors import ImageTooLarge, Overloaded
@@ -161,6 +161,6 @@ class Fetcher:
 
 
 def shown(url: str) -> str:
-    """A URL for messages: as it was sent, unless it is long."""
-    text = repr(url)
+    """A URL for messages: as it was sent, but for what may be a secret, unless it is long."""
+    text = repr(without_secrets(url))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -16,6 +16,7 @@ PORTS = {"http": 80, "https": 443}
 
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?://(?P<place>[^/?#]*))?(?P<rest>.*)", re.I)
 _PLACE = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port>[0-9]{1,5}))?", re.I)
+_USER = re.compile("//[^/]*@")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _KEPT = "%/?:@!$&'()*+,;=~-._[]"
@@ -53,6 +54,14 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.place}{self.path}"
+
+
+def without_secrets(text: str) -> str:
+    """A URL, good or bad, with `...` for its user, password and query: addresses that were signed
+    have in the query what lets anybody in."""
+    start = re.split("[?#]", text, maxsplit=1)[0]
+    query = text[len(start) : len(start) + 1]
+    return _USER.sub("//...@", start) + (f"{query}..." if query else "")
 
 
 def parse_url(text: str) -> Target:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse
 
 from app.deps import JobsDep, StateDep, get_service
+from app.fetching.parsing import without_secrets
 from app.job_events import ENDED, event_id
 from app.schemas import JobErrorsOut, JobOut, JobsOut, JobState, JobType
 from app.security.needs import needs
@@ -70,13 +71,23 @@ async def watch_job(  # on the event loop: whoever listens holds no thread
 
 @router.get("/jobs/{job_id}/errors", dependencies=[needs(Scope.SEARCH)])
 def get_job_errors(
+    request: Request,
+    state: StateDep,
     job_id: str,
     jobs: JobsDep,
     limit: Annotated[int, Query(ge=1, le=10_000, description="How many at most.")] = 1000,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> JobErrorsOut:
-    """Images of a bulk add that failed or were skipped, and why."""
-    return jobs.errors(job_id, limit, cursor)
+    """Images of a bulk add that failed or were skipped, and why.
+
+    Queries of URLs are told to those who may add images, not to those who may only search.
+    """
+    found = jobs.errors(job_id, limit, cursor)
+    if not state.access.allows(request, Scope.WRITE):
+        for error in found.errors:
+            if "://" in error.name:
+                error.name = without_secrets(error.name)
+    return found
 
 
 @router.get("/jobs/{job_id}/result", dependencies=[needs(Scope.SEARCH)])

@@ -70,7 +70,7 @@ class JobErrorOut(Out):
     """One image that was not added, or that was skipped, and why."""
 
     name: str
-    """Of its file."""
+    """Of its file, or its URL as it was sent; without the query for those who may only search."""
     outcome: Literal["failed", "skipped"]
     """What became of it."""
     detail: str
