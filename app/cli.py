@@ -126,9 +126,14 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_ANSWERS_S,
     )
-    server = Server(config, service.state.admission, stop_s=settings.stop_s)
+    server = Server(
+        config,
+        service.state.admission,
+        stop_s=settings.stop_s,
+        lost=lambda: service.state.cooc.lost,
+    )
     server.run()
-    if not server.started:
+    if server.failed or not server.started:
         raise SystemExit(1)
 
 

@@ -66,6 +66,11 @@ class State:
     metrics: Metrics = field(default_factory=Metrics)
     traces: Traces | None = None
 
+    @property
+    def lost(self) -> str | None:
+        """Why this process cannot go on, and a new one might; None if it can."""
+        return self.service.searcher.lost if self.service else None
+
     def __post_init__(self) -> None:
         self.access = Access(self.settings)
 

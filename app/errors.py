@@ -183,6 +183,7 @@ STATUS: dict[type[Exception], int] = {
     errors.Overloaded: 503,
     errors.DeadlineExceeded: 504,
     errors.OutOfMemory: 503,
+    errors.DeviceLost: 503,
     MalformedRequest: 400,
     UnknownJob: 404,
     UnknownReport: 404,
@@ -205,7 +206,7 @@ STATUS: dict[type[Exception], int] = {
     OutcomeUnknown: 409,
 }
 
-RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5}
+RETRY_AFTER_S: dict[type[Exception], int] = {ShuttingDown: 5, errors.DeviceLost: 10}
 """After most problems of status 503 an operator has something to do first: 30."""
 
 

@@ -1,4 +1,4 @@
-"""Whether the index can be used, however often strangers ask."""
+"""Whether index and model can be used, however often strangers ask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.errors import CorruptIndex
+from engine.errors import CorruptIndex, DeviceLost
 
 FRESH_S = 1.0
 
@@ -20,18 +20,18 @@ class Readiness:
         self._look, self._clock = look, clock
         self._lock = threading.Lock()
         self._until: float | None = None
-        self._wrong: str | None = None
+        self._wrong: CorruptIndex | DeviceLost | None = None
 
     def check(self) -> None:
-        """Raises CorruptIndex."""
+        """Raises CorruptIndex, DeviceLost."""
         with self._lock:
             if self._until is None or self._clock() >= self._until:
                 self._wrong = None
                 try:
                     self._look()
-                except CorruptIndex as error:
-                    self._wrong = str(error)
+                except (CorruptIndex, DeviceLost) as error:
+                    self._wrong = error
                 self._until = self._clock() + FRESH_S
             wrong = self._wrong
         if wrong is not None:
-            raise CorruptIndex(wrong)
+            raise type(wrong)(str(wrong))

@@ -22,9 +22,10 @@ from engine.backbones.trunk import Trunk
 from engine.backbones.weights import Weights
 from engine.cores import cores
 from engine.descriptor_weights import filter_digest, projection_digest
-from engine.devices import is_out_of_memory
+from engine.devices import is_out_of_memory, still_computes
 from engine.errors import (
     BadImage,
+    DeviceLost,
     EngineError,
     InvalidOption,
     OutOfMemory,
@@ -120,6 +121,8 @@ class Describer:
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
+        self.lost: str | None = None
+        """Why the device computes no more; None as long as it does."""
         self._pass_size = PassSize(PIXELS_PER_PASS[self.device.type])
         self.cooccurrence_filter = cooccurrence_filter
         self.projection = projection
@@ -269,7 +272,8 @@ class Describer:
         self, images: Sequence[Pixels], poolings: Sequence[Pooling]
     ) -> list[Vectors]:
         """One array for each pooling, of images of one shape: in one pass, or in smaller ones
-        where that does not fit. Raises OutOfMemory for an image that does not even fit alone."""
+        where that does not fit. Raises OutOfMemory for an image that does not even fit alone,
+        DeviceLost."""
         pixels_each = self._pixels_each(images[0].shape)
         for last_try in (False, True):
             try:
@@ -277,6 +281,7 @@ class Describer:
                 arrays = [result.cpu().numpy() for result in described]
             except RuntimeError as error:
                 if not is_out_of_memory(error):
+                    self._check_device(error)
                     raise
                 # As text: the error itself holds on to the tensors of the pass.
                 reason = str(error).split("\n", 1)[0]
@@ -298,6 +303,17 @@ class Describer:
             f"an image of {width} x {height} pixels does not fit in the memory of {self.device} "
             f"({reason}); free memory there, or lower COOC_MAX_SIDE or the largest of COOC_SCALES"
         )
+
+    def _check_device(self, error: RuntimeError) -> None:
+        """Raises DeviceLost if it was not the images that made a pass fail."""
+        if still_computes(self.device):
+            return
+        reason = str(error).split("\n", 1)[0]
+        self.lost = (
+            f"{self.device} computes no more for this process ({reason}); start it anew, and look "
+            "at what the driver has logged (dmesg, nvidia-smi) if that happens again"
+        )
+        raise DeviceLost(self.lost) from error
 
     @torch.inference_mode()
     def _describe_batch(self, pixels: Tensor, poolings: Sequence[Pooling]) -> list[Tensor]:

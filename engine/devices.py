@@ -34,6 +34,15 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return any(words in str(error) for words in NO_ROOM)
 
 
+def still_computes(device: torch.device) -> bool:
+    """Whether it does a sum. After some failures, an illegal address among them, a GPU refuses all
+    that this process asks for from then on; only a new process is served again."""
+    try:
+        return bool(torch.ones(2, device=device).sum().item() == 2)
+    except RuntimeError as error:
+        return is_out_of_memory(error)
+
+
 @dataclass(frozen=True)
 class DeviceUse:
     """A device that describes. Memory is that of this process, in bytes; None on a CPU, where it is

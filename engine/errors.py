@@ -129,6 +129,10 @@ class OutOfMemory(EngineError):
     """One image alone does not fit in the memory of the device."""
 
 
+class DeviceLost(EngineError):
+    """The device computes nothing more for this process, whatever it is asked for."""
+
+
 class TrainingFailed(EngineError):
     """A run of training cannot go on: a loss that is no number, a checkpoint of another recipe."""
 

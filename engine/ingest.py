@@ -87,7 +87,7 @@ def add_chunk(
         since: images stored after this time (ISO 8601, UTC) under the very id they would get
             count as added, not skipped: an interrupted run had stored them already.
 
-    Returns: one result per image, in order. Raises: StorageFull, StorageReadOnly.
+    Returns: one result per image, in order. Raises: StorageFull, StorageReadOnly, DeviceLost.
     """
     results: dict[int, AddResult] = {}
     fresh: list[tuple[int, DecodedImage]] = []

@@ -29,6 +29,7 @@ from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
     BadImage,
     CorruptIndex,
+    DeviceLost,
     EmptyIndex,
     EngineError,
     ImageTooLarge,
@@ -271,12 +272,19 @@ class Searcher:
         return view
 
     def check(self) -> None:
-        """Raises CorruptIndex if catalog and vectors do not hold equally many images."""
+        """Raises DeviceLost, and CorruptIndex if catalog and vectors do not hold equally many."""
+        if self.lost is not None:
+            raise DeviceLost(self.lost)
         stored, indexed = self._writing.counts()
         if stored != indexed:
             raise CorruptIndex(
                 f"{stored} images are stored, but {indexed} indexed; restart to index them"
             )
+
+    @property
+    def lost(self) -> str | None:
+        """Why a device computes no more; None as long as all do."""
+        return next((one.lost for one in self.describers if one.lost is not None), None)
 
     @property
     def _view(self) -> View:
@@ -339,7 +347,8 @@ class Searcher:
     ) -> list[Vectors | Exception]:
         """Raw descriptors for bulk work: searches overtake it in the queue. Order is kept.
 
-        Once `stopping` is set, images whose turn has not come are given up, as cancelled.
+        Once `stopping` is set, images whose turn has not come are given up, as cancelled. Raises
+        DeviceLost, which is no image's failure.
         """
         futures = [self._batcher.submit_bulk(image.pixels) for image in images]
         while stopping is not None and wait(futures, STOP_CHECK_S).not_done:
@@ -351,6 +360,8 @@ class Searcher:
         for future in futures:
             try:
                 answers.append(future.result())
+            except DeviceLost:
+                raise
             # Each image's own failure belongs to that image alone.
             except Exception as error:  # noqa: BLE001
                 answers.append(error)
@@ -529,7 +540,8 @@ class Searcher:
         return self._batcher.retry_after_s()
 
     def _decode_and_describe(self, data: bytes) -> tuple[DecodedImage, Vectors]:
-        """Raises the errors of decoding, Overloaded, DeadlineExceeded, OutOfMemory."""
+        """Raises the errors of decoding, Overloaded, DeadlineExceeded, OutOfMemory,
+        DeviceLost."""
         call = current_call(self.deadline_s)
         with self._batcher.expecting():
             image = self._decode(data, call)

@@ -20,7 +20,8 @@ class Worker:
         self._describer = describer
 
     def __call__(self, images: list[Pixels]) -> list[Vectors]:
-        """Raw descriptors. Raises BadImage for one that cannot be compared, OutOfMemory."""
+        """Raw descriptors. Raises BadImage for one that cannot be compared, OutOfMemory,
+        DeviceLost."""
         return _finite(self._describer.describe(images))
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +21,12 @@ SMALL = {"COOC_BACKBONE": "squeezenet1_1", "COOC_WEIGHTS": "untrained", "COOC_MA
 class Server:
     """`cooc serve` on a free port of the loopback address."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, program: Sequence[str] = ("-m", "app.cli"), **environment: str
+    ) -> None:
+        """`program`: what Python runs, if not the commands."""
         self.folder = folder
+        self.program = program
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
@@ -38,7 +42,7 @@ class Server:
     def start(self) -> None:
         self.log = (self.folder.parent / "server.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"],
+            [sys.executable, *self.program, "serve"],
             env=self.environment,
             stdout=self.log,
             stderr=self.log,
@@ -62,6 +66,10 @@ class Server:
     def stop(self) -> int:
         """As an operator would; the exit code."""
         self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; the exit code."""
         code = self.process.wait(timeout=60)
         self.log.close()
         return code
@@ -76,8 +84,10 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **environment: str) -> Iterator[Server]:
-    server = Server(folder, **environment)
+def serving(
+    folder: Path, program: Sequence[str] = ("-m", "app.cli"), **environment: str
+) -> Iterator[Server]:
+    server = Server(folder, program, **environment)
     try:
         yield server
     finally:

@@ -23,7 +23,7 @@ from app.observing.jobs import JobsObserved
 from app.schemas import JobType, ProgressOut, SnapshotOut
 from app.spool import Spool
 from engine.duplicates import DuplicateOptions
-from engine.errors import StorageFull, StorageReadOnly
+from engine.errors import DeviceLost, StorageFull, StorageReadOnly
 from engine.ingest import CHUNK, Offered, add_chunk
 from engine.searcher import Searcher
 from engine.snapshots import Listed, create_snapshot
@@ -242,12 +242,15 @@ class Workflows(DBOSConfiguredInstance):
                 self._spool.remove(job_id)
 
     def _patiently(self, job_id: str, do: Callable[[], Result]) -> Result:
-        """`do()`, again and again while the disk does not let it: the upload was acknowledged."""
+        """`do()`, again and again while the disk does not let it: the upload was acknowledged.
+
+        Without a device it waits for the end of the process; the next one goes on with it.
+        """
         said = None
         while True:
             try:
                 result = do()
-            except (StorageFull, StorageReadOnly, OperationalError) as error:
+            except (StorageFull, StorageReadOnly, OperationalError, DeviceLost) as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("the job %s waits: %s", job_id, said)

@@ -40,7 +40,8 @@ class ServiceState(Collector):
 
     def collect(self) -> Iterator[Metric]:
         service = self._state.service
-        yield _gauge("cooc_ready", "1 while the index can be searched.", service is not None)
+        ready = service is not None and self._state.lost is None
+        yield _gauge("cooc_ready", "1 while the index can be searched.", ready)
         yield from admission_metrics(self._admission)
         yield _gauge(
             "cooc_data_free_bytes",
