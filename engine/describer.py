@@ -93,6 +93,9 @@ class Describer:
     put `engine.batcher.Batcher` in front where several callers compete.
     """
 
+    lost: str | None = None
+    """Why the device computes no more; None as long as it does."""
+
     def __init__(
         self,
         options: DescriberOptions,
@@ -121,8 +124,6 @@ class Describer:
         self.weights = weights
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.precision, self.device)
-        self.lost: str | None = None
-        """Why the device computes no more; None as long as it does."""
         self._pass_size = PassSize(PIXELS_PER_PASS[self.device.type])
         self.cooccurrence_filter = cooccurrence_filter
         self.projection = projection

@@ -110,11 +110,20 @@ def use_by_http(reader: Reader) -> None:
 
 def use_filters_and_urls(reader: Reader) -> None:
     """The bodies in the text: filters, and images by URL, of which none is allowed by default."""
-    bodies = [json.loads(filled_in(span)) for span in spans(ROOT / "README.md") if is_json(span)]
-    assert len(bodies) >= 4
+    bodies = [
+        json.loads(filled_in(span))
+        for page in ("README.md", "docs/api.md")
+        for span in spans(ROOT / page)
+        if is_json(span)
+    ]
+    assert len(bodies) >= 5
     for body in bodies:
         path = next((f"/{path}" for name, path in TAKEN_BY.items() if name in body), None)
-        if path is not None:
+        if "width" in body:  # a region
+            image = (reader.folder / "beach.jpg").read_bytes()
+            files: dict[str, Any] = {"image": image, "region": (None, json.dumps(body))}
+            assert httpx.post(f"{reader.url}/search", files=files).status_code == 200
+        elif path is not None:
             answer = httpx.post(f"{reader.url}{path}", json=body)
             assert answer.json()["code"] == "url_not_allowed", answer.text
         else:
