@@ -68,15 +68,20 @@ def test_a_client_that_left_and_one_too_many_are_counted(tmp_path: Path) -> None
             until(lambda: server.admission.left == 1)
             server.gate.open.set()
             assert first.result().status_code == 200
-        until(lambda: not len(server.admission))
+        asked = {
+            labels(method="POST", route="/search", status=status)
+            for status in ("200", "499", "503")
+        }
+        # Requests are counted after they were answered.
+        counted = "cooc_request_duration_seconds_count"
+        until(lambda: asked <= samples(server.http).get(counted, {}).keys())
         told = samples(server.http)
     assert waiting["cooc_queue_images"][labels(priority="search")] == 1
     assert waiting["cooc_model_images"][labels()] == 1
     assert waiting["cooc_requests_open"][labels()] == 2
     assert waiting["cooc_queue_bytes"][labels()] > 0
-    answered = told["cooc_request_duration_seconds_count"]
-    for status in ("200", "499", "503"):
-        assert answered[labels(method="POST", route="/search", status=status)] == 1, status
+    for which in asked:
+        assert told[counted][which] == 1, which
     assert told["cooc_problems_total"][labels(code="client_left")] == 1
     assert told["cooc_problems_total"][labels(code="overloaded")] == 1
     assert told["cooc_requests_refused_total"][labels()] == 1
