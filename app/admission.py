@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.errors import ShuttingDown
-from engine.calls import Call
 from engine.errors import Overloaded
+from engine.passes.calls import Call
 
 SMOOTHING = 0.05
 """Weight of the newest answer in the mean time between two."""

@@ -25,12 +25,12 @@ from engine.backbones.weights import (
     load_weights,
 )
 from engine.catalog import Catalog
-from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
-from engine.devices import device_names
 from engine.errors import IndexMismatch, InvalidOption, WeightsUnavailable
+from engine.files.data_folder import DataFolder
 from engine.originals import FOLDER as ORIGINALS
 from engine.originals import Originals
+from engine.passes.devices import device_names
 from engine.pooling import build_pooling, format_spec, parse_spec
 from engine.searcher import Searcher
 from engine.types import Recipe

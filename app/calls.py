@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.admission import Admission, Admitted, shutting_down
 from app.errors import ClientLeft, MalformedRequest, RequestProblem, problem_for
 from app.security.callers import SIGN_IN
-from engine.calls import Call
 from engine.errors import DeadlineExceeded, EngineError
+from engine.passes.calls import Call
 
 DEADLINE = b"x-deadline-ms"
 WITH_BODY = ("POST", "PUT", "PATCH")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import InvalidOption
+from engine.files.storage import write_atomically
 from engine.images import SUFFIXES, Box
-from engine.storage import write_atomically
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.storage import storage_errors
+from engine.files.storage import storage_errors
 
 KEPT_S = 24 * 3600.0
 MAX_KEYS = 10_000

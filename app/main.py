@@ -53,8 +53,8 @@ from app.security.needs import check_declared
 from app.settings import Settings
 from app.spool import Spool
 from engine.backbones.weights import Progress
-from engine.cores import cores
 from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
+from engine.passes.cores import cores
 
 if TYPE_CHECKING:  # an extra
     from app.observing.otel import Traces

@@ -52,7 +52,7 @@ def rebuild(
     """
     from app.assembly import find_trunk, make_describer
     from app.learned import check_learned, keep_learned, with_learned
-    from engine.data_folder import DataFolder
+    from engine.files.data_folder import DataFolder
     from engine.rebuilding import Rebuild, Source
 
     console.log_to_stderr()
@@ -141,7 +141,7 @@ def _run(work: Rebuild, allow_missing: bool) -> dict[str, Any]:
 def _stored_recipe(data_dir: Path) -> Recipe:
     from contextlib import closing
 
-    from engine.catalog_reader import CatalogReader
+    from engine.catalog.reader import CatalogReader
     from engine.snapshots import CATALOG
 
     with closing(CatalogReader(data_dir / CATALOG)) as reader:

@@ -32,8 +32,8 @@ from app.uploads import (
     validate,
 )
 from engine.errors import InvalidFilter
-from engine.query_region import Region
-from engine.querying import Example, ImageQuery
+from engine.queries.querying import Example, ImageQuery
+from engine.queries.region import Region
 from engine.types import SearchOptions
 
 Fetch = Callable[[str], bytes]

@@ -19,7 +19,7 @@ from typing import IO, Any
 from app.errors import PayloadTooLarge
 from app.fetching.parsing import BadUrl, parse_url
 from engine.errors import BadImage, StorageFull
-from engine.storage import fsync_file, fsync_folder, storage_errors, write_atomically
+from engine.files.storage import fsync_file, fsync_folder, storage_errors, write_atomically
 from engine.types import Json
 
 COPY_BYTES = 1 << 20

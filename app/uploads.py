@@ -31,8 +31,8 @@ from app.errors import (
 from app.fetching.parsing import BadUrl, parse_url
 from app.schemas import JSON, CompareJson, IndexAddJson, QuerySource, UrlImageIn
 from engine.catalog import MAX_METADATA
+from engine.files.storage import storage_errors
 from engine.filters import Filter, parse_filter
-from engine.storage import storage_errors
 from engine.types import Json
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -26,8 +26,8 @@ from engine.describer import Describer, DescriberOptions
 from engine.evaluation.average_precision import ranking_average_precision
 from engine.evaluation.datasets import Dataset, load_dataset
 from engine.evaluation.descriptors import ImagePart, describe_files
-from engine.examples import combine
 from engine.postprocess import PCAProjection
+from engine.queries.examples import combine
 from engine.types import Rows, Vectors
 
 POSITIVES = (1, 3, 5)

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.extract import Memory, textured
-from engine.cores import cores
 from engine.describer import Describer
 from engine.images import encode_jpeg
+from engine.passes.cores import cores
 from engine.searcher import Searcher
 from engine.types import NewImage, SearchOptions
 

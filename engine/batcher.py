@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from engine.errors import Overloaded
-from engine.origin import working_for
-from engine.waiting_line import Entry, Priority, Waiting, WaitingLine
+from engine.passes.origin import working_for
+from engine.passes.waiting_line import Entry, Priority, Waiting, WaitingLine
 
 __all__ = ["Batcher", "Load", "Priority"]
 

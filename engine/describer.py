@@ -20,9 +20,7 @@ from torch.nn import functional as F
 from engine.backbones import build_trunk
 from engine.backbones.trunk import Trunk
 from engine.backbones.weights import Weights
-from engine.cores import cores
 from engine.descriptor_weights import filter_digest, projection_digest
-from engine.devices import is_out_of_memory, still_computes
 from engine.errors import (
     BadImage,
     DeviceLost,
@@ -31,9 +29,11 @@ from engine.errors import (
     OutOfMemory,
     WeightsUnavailable,
 )
-from engine.freed_memory import give_back
 from engine.images import Box, Cut, DecodedImage, decode, pixels_of
-from engine.pass_size import PassSize
+from engine.passes.cores import cores
+from engine.passes.devices import is_out_of_memory, still_computes
+from engine.passes.freed_memory import give_back
+from engine.passes.pass_size import PassSize
 from engine.pooling import Pooling, build_pooling, load_filter, parse_spec
 from engine.postprocess import LinearProjection, l2_normalize, signed_sqrt
 from engine.types import Pixels, Recipe, Vectors
@@ -89,8 +89,8 @@ class Source(Protocol):
 class Describer:
     """A frozen trunk and poolings over it: everything between a file's bytes and its descriptor.
 
-    One instance may be shared between threads. On a CPU passes share its cores (`engine.cores`);
-    put `engine.batcher.Batcher` in front where several callers compete.
+    One instance may be shared between threads. On a CPU passes share its cores
+    (`engine.passes.cores`); put `engine.batcher.Batcher` in front where several callers compete.
     """
 
     lost: str | None = None

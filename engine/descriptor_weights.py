@@ -18,9 +18,9 @@ from engine.backbones import build_trunk
 from engine.backbones.weights import state_digest
 from engine.cooccurrence_filter import READER_ERRORS, check_channels, check_shape, load_filter
 from engine.errors import InvalidOption
+from engine.files.storage import storage_errors, write_atomically
 from engine.pooling import build_pooling, format_spec, parse_spec
 from engine.postprocess import LinearProjection
-from engine.storage import storage_errors, write_atomically
 from engine.types import Json
 
 FORMAT = 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.background import NEAR, NEAR_WITHOUT_BACKGROUND, SAMPLE, Background
 from engine.catalog import Catalog
-from engine.catalog_reader import CatalogReader
+from engine.catalog.reader import CatalogReader
 from engine.errors import InvalidOption
 from engine.types import ImageRecord, Json, Rows, Vectors
 

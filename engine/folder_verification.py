@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.catalog_reader import CatalogReader
+from engine.catalog.reader import CatalogReader
 from engine.errors import BadImage, CorruptIndex, EngineError, UnsupportedImage
+from engine.files.swap import check_no_swap
 from engine.generations import Generation, Generations, Progress, project
 from engine.images import check_decodable
 from engine.learned_copies import read_copy
@@ -19,7 +20,6 @@ from engine.originals import FOLDER as ORIGINALS
 from engine.originals import PART, STALE_S, Originals
 from engine.postprocess import LinearProjection
 from engine.snapshots import CATALOG, FOLDER, REPLACED, RESTORING, list_snapshots
-from engine.swap import check_no_swap
 from engine.types import Recipe, Rows
 from engine.vector_index import VectorIndex
 from engine.verification import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.descriptor_weights import DescriptorWeights
 from engine.errors import CorruptIndex, InvalidOption
-from engine.storage import fsync_folder, storage_errors
+from engine.files.storage import fsync_folder, storage_errors
 
 FOLDER = "learned"
 

@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.catalog_reader import CatalogReader
+from engine.catalog.reader import CatalogReader
 from engine.errors import CorruptIndex, EngineError
-from engine.storage import fsync_folder, storage_errors
+from engine.files.storage import fsync_folder, storage_errors
 
 log = logging.getLogger(__name__)
 

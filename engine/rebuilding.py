@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from engine.catalog import Catalog
-from engine.catalog_reader import CatalogReader
-from engine.checksums import content_checksum
+from engine.catalog.checksums import content_checksum
+from engine.catalog.reader import CatalogReader
 from engine.describer import Describer
 from engine.errors import BadImage, EmptyIndex, EngineError, InvalidOption, RebuildIncomplete
+from engine.files.storage import fsync_file, fsync_folder, storage_errors
+from engine.files.swap import INDEX_FILES, swap
 from engine.generations import Progress
 from engine.images import Box
 from engine.learned_copies import FOLDER as LEARNED
@@ -26,8 +28,6 @@ from engine.originals import FOLDER as ORIGINALS
 from engine.originals import Originals
 from engine.searcher import Searcher
 from engine.snapshots import CATALOG, aside_folder
-from engine.storage import fsync_file, fsync_folder, storage_errors
-from engine.swap import INDEX_FILES, swap
 from engine.types import Recipe
 
 log = logging.getLogger(__name__)

@@ -15,16 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.answering import Answering, Query, generation_problem
 from engine.batcher import Batcher, Load
-from engine.builder import CHILD_FROM, Builder
 from engine.calibration import Calibration
-from engine.calls import Call, current_call
 from engine.catalog import Catalog, stored_descriptor
-from engine.comparing import Comparison, Described, compare
-from engine.cores import cores
+from engine.catalog.metadata_columns import MetadataColumns
 from engine.describer import Describer
-from engine.devices import DeviceUse, device_use
 from engine.duplicates import DuplicateOptions, DuplicateReport, find_duplicates
 from engine.errors import (
     BadImage,
@@ -37,14 +32,23 @@ from engine.errors import (
     NoGeneration,
     UnsupportedImage,
 )
-from engine.explained_hits import HitExplainer
+from engine.files.storage import storage_errors
 from engine.generations import Generations, Manifest, Progress, Reporter, project
 from engine.images import Cut, DecodedImage, encode_thumbnail
-from engine.index_stats import IndexStats
-from engine.journal import Leaving
-from engine.metadata_columns import MetadataColumns
+from engine.live.builder import CHILD_FROM, Builder
+from engine.live.index_stats import IndexStats
+from engine.live.journal import Leaving
+from engine.live.view import RAW_LIMIT, View, Views
+from engine.live.writing import Writing
 from engine.originals import Originals
-from engine.querying import (
+from engine.passes.calls import Call, current_call
+from engine.passes.cores import cores
+from engine.passes.devices import DeviceUse, device_use
+from engine.passes.stages import stage, stages
+from engine.queries.answering import Answering, Query, generation_problem
+from engine.queries.comparing import Comparison, Described, compare
+from engine.queries.explained_hits import HitExplainer
+from engine.queries.querying import (
     DescribedExample,
     Example,
     Examples,
@@ -53,8 +57,6 @@ from engine.querying import (
     of_example,
     query_of,
 )
-from engine.stages import stage, stages
-from engine.storage import storage_errors
 from engine.tally import Tally
 from engine.types import (
     ImageRecord,
@@ -67,9 +69,7 @@ from engine.types import (
 )
 from engine.vector_index import BuildOptions
 from engine.verification import verify
-from engine.view import RAW_LIMIT, View, Views
 from engine.worker import workers
-from engine.writing import Writing
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Searcher:
         """Open the index in `data_dir`: load the live generation and replay what came after.
 
         Args:
-            deadline_s: for a call that says nothing else; see `engine.calls`.
+            deadline_s: for a call that says nothing else; see `engine.passes.calls`.
             max_waiting_bytes: decoded images that wait for the model.
             more_describers: of the same recipe, on other devices, to share the work with.
             build_process_from: images from which a build has a process of its own.

@@ -7,9 +7,9 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from engine.cores import cores
 from engine.describer import Describer
 from engine.errors import BadImage
+from engine.passes.cores import cores
 from engine.types import Pixels, Vectors
 
 

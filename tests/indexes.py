@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engine.generation_build import BuildPlan
+from engine.generations.build import BuildPlan
 from engine.searcher import Searcher
 from engine.stored_describer import StoredDescriber
 from engine.types import NewImage, Recipe, SearchOptions

@@ -8,8 +8,8 @@ import pytest
 
 from app.admission import SMOOTHING, Admission, Admitted
 from app.errors import ShuttingDown
-from engine.calls import Call
 from engine.errors import Overloaded
+from engine.passes.calls import Call
 
 
 class Clock:

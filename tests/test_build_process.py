@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine import build_process
-from engine.build_process import build_in_process
-from engine.builder import Builder
 from engine.catalog import Catalog
 from engine.errors import EngineError, RecallTooLow, StorageFull
 from engine.generations import BuildPlan, Generations, Manifest, Reporter
+from engine.live import build_process
+from engine.live.build_process import build_in_process
+from engine.live.builder import Builder
 from engine.postprocess import LinearProjection
 from engine.stored_describer import StoredDescriber
 from engine.vector_index import BuildOptions
@@ -50,7 +50,7 @@ def filled(folder: Path) -> Catalog:
 def start(folder: Path, options: BuildOptions = PLAN.options) -> subprocess.Popen[str]:
     """The other side by itself, after it was given its task."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "engine.build_process"],
+        [sys.executable, "-m", "engine.live.build_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,7 +76,7 @@ def children() -> list[int]:
     found = subprocess.run(
         ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
     ).stdout.splitlines()
-    return [int(line.split()[0]) for line in found if "engine.build_process" in line]
+    return [int(line.split()[0]) for line in found if "engine.live.build_process" in line]
 
 
 def test_a_build_in_a_process_is_that_of_a_thread(tmp_path: Path, catalog: Catalog) -> None:
@@ -151,8 +151,8 @@ def test_a_long_step_can_be_stopped_in_its_middle(
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, time\n"
         "if sys.argv == ['-m']:\n"
-        "    import engine.generations\n"
-        "    engine.generations.write_generation = lambda *_: time.sleep(60)\n"
+        "    import engine.generations.generations\n"
+        "    engine.generations.generations.write_generation = lambda *_: time.sleep(60)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     started = time.monotonic()
@@ -204,7 +204,7 @@ def test_what_a_library_prints_is_no_message(
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, os\n"
         "if sys.argv == ['-m']:\n"
-        "    import engine.generations as module\n"
+        "    import engine.generations.generations as module\n"
         "    write = module.write_generation\n"
         "    def noisy(*arguments):\n"
         "        os.write(1, b'noise')\n"

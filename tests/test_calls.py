@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from engine.batcher import Priority
-from engine.calls import Call, current_call
 from engine.describer import Describer
 from engine.errors import DeadlineExceeded
-from engine.querying import Example
+from engine.passes.calls import Call, current_call
+from engine.queries.querying import Example
 from engine.searcher import Searcher
 from engine.types import SearchOptions, Vectors
 from tests.drawing import photo

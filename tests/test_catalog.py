@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from engine.catalog import MAX_METADATA, READ_CHUNK, Catalog, stored_descriptor
-from engine.catalog_reader import CatalogReader
+from engine.catalog.reader import CatalogReader
 from engine.errors import CorruptIndex, InvalidOption, UnknownImage
 from engine.types import ImageRecord
 from tests.stored import RECIPE, an_image, other_recipe, unit_vectors

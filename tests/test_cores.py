@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from engine.batcher import Batcher
-from engine.cores import MOST_APART, Cores
+from engine.passes.cores import MOST_APART, Cores
 
 WAIT_S = 20
 ORIGIN: ContextVar[str] = ContextVar("origin", default="nobody")

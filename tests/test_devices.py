@@ -17,8 +17,8 @@ from app.assembly import open_searcher
 from app.settings import Settings
 from engine.backbones.weights import load_weights
 from engine.describer import Describer, choose_device
-from engine.devices import device_names
 from engine.errors import InvalidOption
+from engine.passes.devices import device_names
 from engine.searcher import Searcher
 from engine.types import SearchOptions, Vectors
 from tests.drawing import photo

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import InvalidOption
-from engine.examples import combine
+from engine.queries.examples import combine
 from tests.stored import unit_vectors
 
 

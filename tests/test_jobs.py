@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from app.jobs import growth, runner, workflows
 from app.main import create_app
 from app.settings import Settings
-from engine.manifest import Manifest
+from engine.generations.manifest import Manifest
 from engine.searcher import Searcher
 from tests.disks import fill, small_disk
 from tests.drawing import photo

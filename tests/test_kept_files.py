@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from engine.catalog import Catalog
 from engine.describer import Describer
 from engine.errors import Overloaded, UnknownImage
-from engine.explained_hits import HitExplainer
-from engine.querying import Example
+from engine.queries.explained_hits import HitExplainer
+from engine.queries.querying import Example
 from tests.drawing import photo
 from tests.test_api import make_client, put, search
 from tests.test_search_api import REGION, posted, searcher_of

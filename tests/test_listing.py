@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from engine.catalog import Catalog
+from engine.catalog.listing import list_images
+from engine.catalog.metadata_columns import MetadataColumns
 from engine.filters import parse_filter
-from engine.listing import list_images
-from engine.metadata_columns import MetadataColumns
 from engine.types import Json
 from tests.filter_cases import Where, passes
 from tests.stored import an_image

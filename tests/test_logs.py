@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.observing.logs import Format, formatter, log_to, redacted
-from engine.origin import working_for
+from engine.passes.origin import working_for
 from tests.drawing import photo
 from tests.test_api import add, make_client
 

@@ -14,8 +14,8 @@ from app.main import create_app
 from app.settings import Settings
 from engine.backbones.weights import load_weights
 from engine.describer import Describer
-from engine.devices import still_computes
 from engine.errors import DeviceLost
+from engine.passes.devices import still_computes
 from tests.drawing import photo
 from tests.patience import until
 from tests.server import serving

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from engine.merge_patch import merge_patch
+from engine.catalog.merge_patch import merge_patch
 
 # RFC 7396, appendix A, where both sides are objects.
 CASES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [

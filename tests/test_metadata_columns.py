@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.catalog import Catalog
+from engine.catalog.metadata_columns import _CATCH_UP, MetadataColumns
 from engine.filters import And, OneOf, parse_filter
-from engine.metadata_columns import _CATCH_UP, MetadataColumns
 from engine.types import Json, Rows
 from tests.filter_cases import Document, Where, documents, filters, passes
 from tests.stored import an_image

@@ -15,8 +15,8 @@ from torch import Tensor
 from engine.backbones.weights import load_weights
 from engine.describer import Describer
 from engine.errors import OutOfMemory
-from engine.pass_size import FULL_PASSES_TO_GROW, PassSize
-from engine.querying import Example
+from engine.passes.pass_size import FULL_PASSES_TO_GROW, PassSize
+from engine.queries.querying import Example
 from engine.searcher import Searcher
 from engine.types import Pixels
 from tests.drawing import photo

@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.security.keys import KeyFile
 from app.security.scopes import Scope
-from engine.merge_patch import merge_patch
+from engine.catalog.merge_patch import merge_patch
 from engine.types import Json
 from tests.browser import PROGRAM, Browser, Page, browsing
 from tests.drawing import photo, scene

@@ -8,7 +8,7 @@ from PIL import Image
 
 from engine.errors import BadRegion
 from engine.images import decode
-from engine.query_region import Region
+from engine.queries.region import Region
 from tests.drawing import encode, scene
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from engine.background import Background
 from engine.calibration import Calibration, fit
-from engine.comparing import Comparison, Described, compare
 from engine.errors import InvalidOption, TooFewImages
-from engine.ranking import judge, least_similarity, rank, select_hits
+from engine.queries.comparing import Comparison, Described, compare
+from engine.queries.ranking import judge, least_similarity, rank, select_hits
 from engine.types import Hit, ImageRecord, MatchType, Rows, SearchOptions, Vectors
 
 UNRELATED = Background(mean=0.0, related=0.4, high=0.5)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from engine.backbones.weights import load_weights
-from engine.data_folder import DataFolder
 from engine.describer import Describer, DescriberOptions
 from engine.errors import (
     EmptyIndex,
@@ -20,6 +19,7 @@ from engine.errors import (
     RebuildIncomplete,
     StorageFull,
 )
+from engine.files.data_folder import DataFolder
 from engine.originals import Originals
 from engine.rebuilding import Described, Rebuild, Rebuilt, Source
 from engine.searcher import Searcher

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from engine.examples import combine
 from engine.images import decode
+from engine.queries.examples import combine
 from engine.searcher import Searcher
 from tests.drawing import encode, photo, scene
 from tests.test_api import make_client, put, search

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.generation_build import FEW, project
+from engine.generations.build import FEW, project
 from engine.postprocess import LinearProjection
 
 
@@ -100,7 +100,7 @@ print("computed while idle:", time.process_time() - began)
 
 PROJECTED = """
 import torch
-from engine.generation_build import project
+from engine.generations.build import project
 from engine.postprocess import LinearProjection
 
 projection = LinearProjection(torch.zeros(8192), torch.from_numpy(directions))

@@ -1130,7 +1130,7 @@ def test_an_older_catalog_beside_a_newer_generation_is_indexed_again(
 def test_an_image_whose_removal_failed_passes_filters_for_ever(
     searcher: Searcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.journal.REMEMBERED", 3)
+    monkeypatch.setattr("engine.live.journal.REMEMBERED", 3)
     searcher.store([an_image(f"i{n}", seed=n, dim=8192) for n in range(8)])
     every = SearchOptions(limit=20, filter=parse_filter({"field": "seed", "lt": 100}))
     assert len(searcher.search_id("i0", every).hits) == 8

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from engine.data_folder import DataFolder
+from engine.files.data_folder import DataFolder
 from engine.folder_verification import verify_folder
 from engine.originals import Originals
 from tests.drawing import photo

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 from engine.catalog import Catalog
-from engine.catalog_reader import CatalogReader
-from engine.data_folder import DataFolder
+from engine.catalog.reader import CatalogReader
 from engine.errors import (
     CorruptIndex,
     DataFolderInUse,
@@ -29,6 +28,7 @@ from engine.errors import (
     StorageFull,
     UnknownSnapshot,
 )
+from engine.files.data_folder import DataFolder
 from engine.folder_verification import verify_folder
 from engine.originals import Originals
 from engine.snapshots import (

@@ -12,9 +12,9 @@ from contextvars import copy_context
 import pytest
 
 from engine.batcher import Batcher
-from engine.origin import origin, working_for
+from engine.passes.origin import origin, working_for
+from engine.passes.stages import Stages, note, stage, stages
 from engine.searcher import Searcher
-from engine.stages import Stages, note, stage, stages
 from engine.types import SearchOptions
 from tests.drawing import photo
 from tests.live import WAIT_S, Live, live

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from engine.catalog import Catalog, stored_descriptor
-from engine.data_folder import DataFolder
 from engine.describer import Describer
 from engine.errors import DataFolderInUse, InvalidOption, StorageFull, StorageReadOnly
+from engine.files.data_folder import DataFolder
+from engine.files.storage import storage_errors, write_atomically
 from engine.generations import BuildPlan, Generations
 from engine.ingest import Offered, add_chunk
 from engine.searcher import Searcher
-from engine.storage import storage_errors, write_atomically
 from engine.types import NewImage, Rows, SearchOptions, Vectors
 from tests.disks import fill, make_read_only, small_disk
 from tests.drawing import photo
@@ -249,7 +249,7 @@ OWN = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from engine.data_folder import DataFolder
+from engine.files.data_folder import DataFolder
 folder = DataFolder(Path(sys.argv[1]), url="http://127.0.0.1:8123")
 sys.stdout.write("owned\\n")
 sys.stdout.flush()

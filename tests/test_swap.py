@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.data_folder import DataFolder
 from engine.errors import CorruptIndex
-from engine.swap import INDEX_FILES, check_no_swap, finish_swap, swap
+from engine.files.data_folder import DataFolder
+from engine.files.swap import INDEX_FILES, check_no_swap, finish_swap, swap
 
 OLD = {
     "catalog.sqlite": "old catalog",

@@ -26,7 +26,7 @@ from app.observing.otel import REMEMBERED, Traces
 from app.observing.traces import traces_from_environment
 from app.security.scopes import Scope
 from app.settings import Settings
-from engine.stages import Stages
+from engine.passes.stages import Stages
 from tests.drawing import photo
 from tests.keyed import key_id, new_key
 from tests.server import serving

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine.errors import CorruptIndex
-from engine.locks import ReadWriteLock
+from engine.files.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 from engine.vector_index import VectorIndex
 from tests.stored import unit_vectors

@@ -18,9 +18,9 @@ from app.fetching.failures import Failed, Refused
 from app.fetching.lookup import Lookup, checked_addresses, system_lookup
 from app.fetching.parsing import BadUrl, Target, parse_url, redirected, without_secrets
 from app.fetching.policy import Policy
-from engine.calls import current_call
 from engine.errors import ImageTooLarge, Overloaded
-from engine.stages import stage
+from engine.passes.calls import current_call
+from engine.passes.stages import stage
 
 log = logging.getLogger(__name__)
 

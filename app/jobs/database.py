@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy.exc import DatabaseError
 
 from engine.errors import CorruptIndex
-from engine.storage import storage_errors
+from engine.files.storage import storage_errors
 
 log = logging.getLogger(__name__)
 

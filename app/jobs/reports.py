@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.cursor import no_cursor
 from app.errors import UnknownReport
-from engine.storage import storage_errors, write_atomically
+from engine.files.storage import storage_errors, write_atomically
 from engine.types import Json
 
 KEPT = 20

@@ -25,9 +25,9 @@ from app.spool import Spool
 from engine.duplicates import DuplicateOptions
 from engine.errors import DeviceLost, StorageFull, StorageReadOnly
 from engine.ingest import CHUNK, Offered, add_chunk
+from engine.passes.stages import stage
 from engine.searcher import Searcher
 from engine.snapshots import Listed, create_snapshot
-from engine.stages import stage
 from engine.types import AddOutcome, AddResult, Json
 
 log = logging.getLogger(__name__)

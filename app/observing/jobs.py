@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from app.observing.metrics import Metrics
-from engine.origin import working_for
-from engine.stages import Stages
+from engine.passes.origin import working_for
+from engine.passes.stages import Stages
 
 log = logging.getLogger(__name__)
 

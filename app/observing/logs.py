@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
 from structlog.stdlib import ProcessorFormatter, add_logger_name
 
-from engine.origin import origin
+from engine.passes.origin import origin
 
 Format = Literal["auto", "json", "text"]
 Event = MutableMapping[str, Any]

@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, format_tr
 
 from app import __version__
 from app.observing.requests import POLLED
-from engine.stages import Stages
+from engine.passes.stages import Stages
 
 QUERY = "url.query"
 REMEMBERED = 1000

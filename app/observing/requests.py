@@ -12,8 +12,8 @@ from app.errors import ClientLeft, code_of
 from app.observing.metrics import TOTAL, Metrics
 from app.observing.problems import Problem, code_of_status, expect_problem
 from app.observing.templates import Templates, method_of
-from engine.origin import set_origin
-from engine.stages import Stages
+from engine.passes.origin import set_origin
+from engine.passes.stages import Stages
 
 log = logging.getLogger(__name__)
 

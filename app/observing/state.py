@@ -20,9 +20,9 @@ from app.deps import State
 from app.jobs import Jobs
 from app.schemas import JobType
 from engine.batcher import Load
-from engine.devices import DeviceUse
 from engine.errors import EngineError
-from engine.index_stats import IndexStats
+from engine.live.index_stats import IndexStats
+from engine.passes.devices import DeviceUse
 from engine.tally import NOTHING, Outcome
 from engine.types import Expansion, MatchType
 

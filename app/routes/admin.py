@@ -18,7 +18,7 @@ from app.security.scopes import Scope
 from engine.calibration.collect import MIN_IMAGES
 from engine.duplicates import DuplicateOptions
 from engine.errors import EmptyIndex
-from engine.index_stats import IndexStats
+from engine.live.index_stats import IndexStats
 
 router = APIRouter(prefix="/admin/index", tags=["admin"], dependencies=[needs(Scope.ADMIN)])
 

@@ -14,8 +14,8 @@ from app.schemas import ImageOut, ImagesOut
 from app.security.needs import needs
 from app.security.scopes import Scope
 from app.uploads import MERGE_PATCH, PutRequest, multipart, read_filter, read_patch, read_put
+from engine.catalog.listing import list_images
 from engine.ingest import check_id
-from engine.listing import list_images
 from engine.types import Json
 
 router = APIRouter(tags=["images"])

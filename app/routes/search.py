@@ -26,10 +26,10 @@ from app.security.needs import needs
 from app.security.scopes import Scope
 from app.uploads import two_bodies
 from engine.errors import EngineError
-from engine.explained_hits import HitExplanation
-from engine.querying import Example, ImageQuery
+from engine.passes.stages import stage, stages
+from engine.queries.explained_hits import HitExplanation
+from engine.queries.querying import Example, ImageQuery
 from engine.searcher import Searcher
-from engine.stages import stage, stages
 from engine.types import SearchAnswer
 
 router = APIRouter(tags=["search"], dependencies=[needs(Scope.SEARCH)])

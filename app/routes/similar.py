@@ -13,7 +13,7 @@ from app.search_requests import SearchRequest, included
 from app.security.needs import needs
 from app.security.scopes import Scope
 from app.uploads import json_object, validate
-from engine.querying import Example, ImageQuery
+from engine.queries.querying import Example, ImageQuery
 
 router = APIRouter(tags=["images"], dependencies=[needs(Scope.SEARCH)])
 

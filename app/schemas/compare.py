@@ -9,7 +9,7 @@ from pydantic import Field
 from app.schemas.base import Out, Strict
 from app.schemas.results import IndexRef, rounded
 from app.schemas.search import QuerySource
-from engine.comparing import Comparison
+from engine.queries.comparing import Comparison
 from engine.types import MatchType
 
 _FILE = {"format": "binary"}

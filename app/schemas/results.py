@@ -10,7 +10,7 @@ from app.schemas.base import Out
 from app.schemas.images import thumbnail_url
 from app.schemas.problems import ProblemOut
 from app.schemas.search import SearchFields
-from engine.explained_hits import HitExplanation, Origin
+from engine.queries.explained_hits import HitExplanation, Origin
 from engine.types import Expansion, Hit, Json, MatchType, SearchAnswer
 
 if TYPE_CHECKING:

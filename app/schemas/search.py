@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from app.schemas.base import Strict
-from engine.examples import NEGATIVE_WEIGHT
-from engine.explained_hits import EXPLAINED
 from engine.filters import parse_filter
-from engine.query_region import Region, Unit
+from engine.queries.examples import NEGATIVE_WEIGHT
+from engine.queries.explained_hits import EXPLAINED
+from engine.queries.region import Region, Unit
 from engine.types import Expansion, SearchOptions
 
 Include = Literal["metadata", "thumbnail", "explain"]

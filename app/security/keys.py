@@ -19,7 +19,7 @@ from typing import Any
 from app.errors import KeysUnreadable
 from app.security.scopes import Scope
 from engine.errors import InvalidOption
-from engine.storage import storage_errors, write_atomically
+from engine.files.storage import storage_errors, write_atomically
 
 FILE = "keys.json"
 ID_BYTES, SECRET_BYTES = 4, 32

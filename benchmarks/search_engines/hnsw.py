@@ -9,7 +9,7 @@ import hnswlib
 import numpy as np
 
 from benchmarks.search_engines import SPARE, Engine, Knob, Ladder, Stored, allowed, growing
-from engine.locks import ReadWriteLock
+from engine.files.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 
 FILE = "hnsw.bin"

@@ -19,11 +19,11 @@ from engine.describer import Describer
 from engine.errors import EngineError, InvalidOption
 from engine.evaluation.cache import DescriptorCache
 from engine.evaluation.cache_keys import description_digest, file_key
+from engine.files.storage import write_atomically
 from engine.images import Box
 from engine.pooling import Pooling
 from engine.pooling.layered import Layered
 from engine.pooling.regions import RMac
-from engine.storage import write_atomically
 from engine.types import Vectors
 
 Progress = Callable[[int, int], None]

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.errors import InvalidOption
+from engine.files.storage import storage_errors, write_atomically
 from engine.images import encode_jpeg
 from engine.made.backgrounds import Size
 from engine.made.clutter import INSTANCES
 from engine.made.objects import kind_of
 from engine.made.scenes import SCENES, drawn_scene
 from engine.made.views import InstanceView, check_options, instance_view
-from engine.storage import storage_errors, write_atomically
 from engine.types import Pixels
 
 Layout = Literal["gt", "folders"]

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import CorruptIndex
+from engine.files.storage import fsync_file, fsync_folder
 from engine.originals import FOLDER as ORIGINALS
 from engine.snapshots.snapshot import Entry
-from engine.storage import fsync_file, fsync_folder
 
 CHUNK = 1 << 20
 

@@ -7,8 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.data_folder import DataFolder
 from engine.errors import CorruptIndex
+from engine.files.data_folder import DataFolder
+from engine.files.storage import storage_errors
+from engine.files.swap import INDEX_FILES, swap
 from engine.learned_copies import FOLDER as LEARNED
 from engine.originals import FOLDER as ORIGINALS
 from engine.originals import Originals
@@ -17,9 +19,7 @@ from engine.snapshots.answers import hits, same_hits
 from engine.snapshots.copying import Meter, Report, copy_file, flush, link_file, sha256, staging
 from engine.snapshots.names import ABOUT, ORIGINALS_LIST, RESTORING, aside_folder
 from engine.snapshots.snapshot import TAKE_ANOTHER, Snapshot
-from engine.storage import storage_errors
 from engine.stored_describer import StoredDescriber
-from engine.swap import INDEX_FILES, swap
 from engine.types import Recipe
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.errors import CorruptIndex, UnknownSnapshot
+from engine.files.storage import write_atomically
 from engine.snapshots.names import ABOUT
-from engine.storage import write_atomically
 from engine.types import Json
 
 FORMAT = 1

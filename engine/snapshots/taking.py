@@ -8,8 +8,10 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engine.catalog_reader import CatalogReader
+from engine.catalog.reader import CatalogReader
 from engine.errors import CorruptIndex, EmptyIndex, IndexMismatch
+from engine.files.storage import fsync_folder, storage_errors
+from engine.files.swap import check_no_swap
 from engine.generations import Generations, Manifest
 from engine.learned_copies import FOLDER as LEARNED
 from engine.learned_copies import copy_path
@@ -29,8 +31,6 @@ from engine.snapshots.copying import (
 from engine.snapshots.listed import sweep_snapshots
 from engine.snapshots.names import CATALOG, CURRENT, FOLDER, ORIGINALS_LIST, PART
 from engine.snapshots.snapshot import Snapshot
-from engine.storage import fsync_folder, storage_errors
-from engine.swap import check_no_swap
 from engine.types import Recipe
 
 ATTEMPTS = 5

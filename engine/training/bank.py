@@ -20,8 +20,8 @@ from torch import Tensor
 
 from engine.backbones.trunk import Trunk
 from engine.errors import EngineError, InvalidOption
+from engine.files.storage import storage_errors, write_atomically
 from engine.pooling import Pooling
-from engine.storage import storage_errors, write_atomically
 from engine.training.folder_lock import FolderLock, make_folder
 from engine.training.grid import cells_of, grid_of
 from engine.training.photos import read_photo

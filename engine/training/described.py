@@ -21,7 +21,7 @@ from torch import Tensor
 
 from engine.describer import Describer
 from engine.errors import EngineError, InvalidOption
-from engine.storage import storage_errors, write_atomically
+from engine.files.storage import storage_errors, write_atomically
 from engine.training.photos import read_photo
 from engine.training.views import Size, distort, views
 from engine.types import Pixels

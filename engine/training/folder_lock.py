@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from engine.errors import InvalidOption
-from engine.storage import storage_errors
+from engine.files.storage import storage_errors
 
 FILE = "training.lock"
 

@@ -23,8 +23,8 @@ from typing import Any, Self
 import torch
 
 from engine.errors import InvalidOption, TrainingFailed
+from engine.files.storage import storage_errors, write_atomically
 from engine.pictures import training_curves
-from engine.storage import storage_errors, write_atomically
 from engine.training.folder_lock import FILE as LOCK_FILE
 from engine.training.folder_lock import FolderLock, make_folder
 from engine.types import Json

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 from engine.errors import CorruptIndex
-from engine.locks import ReadWriteLock
+from engine.files.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 from engine.vector_index.knobs import Allowed, Mask
 from engine.vector_index.selection import flat_parameters, use_threads

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.locks import ReadWriteLock
+from engine.files.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 from engine.vector_index.coded import CodedVectors, Found
 from engine.vector_index.flat import FlatIndex

@@ -16,8 +16,8 @@ from engine.backbones import build_trunk
 from engine.backbones.trunk import Trunk
 from engine.backbones.weights import Weights, load_weights
 from engine.errors import InvalidOption, WeightsUnavailable
+from engine.files.storage import storage_errors, write_atomically
 from engine.pooling import build_pooling
-from engine.storage import storage_errors, write_atomically
 from engine.training.bank import Bank, BankOptions, Normalise, build_bank
 from engine.training.batch_norm import Normalised, can_normalise
 from engine.training.device import Compute, choose_compute

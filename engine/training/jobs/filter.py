@@ -16,8 +16,8 @@ from engine.describer import Describer, DescriberOptions
 from engine.descriptor_weights import DescriptorWeights
 from engine.errors import InvalidOption
 from engine.evaluation.descriptors import free_memory
+from engine.files.storage import storage_errors, write_atomically
 from engine.pictures import filter_picture
-from engine.storage import storage_errors, write_atomically
 from engine.training import sfm
 from engine.training.device import Compute, choose_compute
 from engine.training.loop import LoopOptions, Outcome, Report, train

@@ -20,8 +20,8 @@ from engine.cooccurrence_filter import pooling_with_filter
 from engine.describer import Describer, DescriberOptions
 from engine.descriptor_weights import DescriptorWeights, read_cooccurrence
 from engine.errors import EngineError, InvalidOption, TrainingFailed
+from engine.files.storage import storage_errors, write_atomically
 from engine.postprocess import MAX_FIT_IMAGES, PCAProjection
-from engine.storage import storage_errors, write_atomically
 from engine.training.adjusted import AdjustedTrunk
 from engine.training.described import describe_photos, made_views, view_sizes
 from engine.training.device import Compute, choose_compute

@@ -16,9 +16,9 @@ from engine.describer import Describer
 from engine.descriptor_weights import DescriptorWeights
 from engine.errors import EngineError, InvalidOption
 from engine.evaluation.descriptors import FITTING_BYTES, ImagePart, free_memory
+from engine.files.storage import storage_errors, write_atomically
 from engine.pictures import spectrum_picture
 from engine.postprocess import LearnedWhitening, PCAProjection
-from engine.storage import storage_errors, write_atomically
 from engine.training import sfm
 from engine.training.components import connected
 from engine.training.mining import validation_map

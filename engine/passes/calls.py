@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from engine.errors import DeadlineExceeded
-from engine.stages import note
-from engine.waiting_line import Waiting
+from engine.passes.stages import note
+from engine.passes.waiting_line import Waiting
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import DataFolderInUse, InvalidOption
-from engine.storage import storage_errors
-from engine.swap import finish_swap
+from engine.files.storage import storage_errors
+from engine.files.swap import finish_swap
 
 
 class DataFolder:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.calibration import Calibration
+from engine.live.view import View
 from engine.types import Recipe
-from engine.view import View
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import Generic, TypeVar
 
 from engine.errors import DeadlineExceeded
-from engine.origin import Origin, origin
+from engine.passes.origin import Origin, origin
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

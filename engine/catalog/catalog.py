@@ -32,10 +32,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
-from engine.checksums import content_checksum, record_checksum
+from engine.catalog.checksums import content_checksum, record_checksum
+from engine.catalog.merge_patch import merge_patch
 from engine.errors import CorruptIndex, IdTaken, InvalidOption, UnknownImage
-from engine.merge_patch import merge_patch
-from engine.storage import storage_errors
+from engine.files.storage import storage_errors
 from engine.types import ImageRecord, Json, NewImage, Recipe, Rows, Vectors
 
 SCHEMA_VERSION = "1"

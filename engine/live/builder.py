@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.build_process import build_in_process
 from engine.calibration.collect import calibrate
 from engine.calibration.strangers import Strangers, refitted
 from engine.catalog import Catalog
 from engine.describer import Describer
 from engine.errors import CorruptIndex, StorageFull, UnknownImage, WeightsUnavailable
 from engine.generations import BuildPlan, Generations, Manifest, Reporter, project
+from engine.live.build_process import build_in_process
+from engine.live.view import View, Views
 from engine.originals import Originals
 from engine.postprocess import MAX_FIT_IMAGES, PCAProjection
 from engine.types import Pixels, Rows, Vectors
 from engine.vector_index import BuildOptions
-from engine.view import View, Views
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from engine.calibration import Calibration
 from engine.errors import CorruptIndex, IndexMismatch, NoGeneration
-from engine.generation_build import (
+from engine.files.storage import fsync_folder, storage_errors, write_atomically
+from engine.generations.build import (
     MIN_FIT_IMAGES,
     PROJECTION,
     BuildPlan,
@@ -26,9 +27,8 @@ from engine.generation_build import (
     read_projection,
     write_generation,
 )
-from engine.manifest import Manifest, file_digest
+from engine.generations.manifest import Manifest, file_digest
 from engine.postprocess import LinearProjection
-from engine.storage import fsync_folder, storage_errors, write_atomically
 from engine.types import Recipe, Rows
 from engine.vector_index import VectorIndex
 from engine.vector_index.building import FLAT, FLOAT16

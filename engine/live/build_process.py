@@ -1,7 +1,7 @@
 """A build in a process of its own, which leaves the searches of this one their time and memory.
 
-`python -m engine.build_process` is that process: it reads one line of JSON, writes one for each
-step and every second, and ends with its parent, whose end closes its standard input.
+`python -m engine.live.build_process` is that process: it reads one line of JSON, writes one for
+each step and every second, and ends with its parent, whose end closes its standard input.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save
 from engine import errors
 from engine.catalog import Catalog
 from engine.errors import EngineError
+from engine.files.storage import storage_errors
 from engine.generations import BuildPlan, Generations, Manifest, Reporter
 from engine.postprocess import LinearProjection
-from engine.storage import storage_errors
 from engine.types import Recipe
 from engine.vector_index import BuildOptions
 
@@ -89,7 +89,7 @@ def build_in_process(data_dir: Path, number: int, plan: BuildPlan, report: Repor
 @contextmanager
 def _child() -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(
-        [sys.executable, "-m", "engine.build_process"],
+        [sys.executable, "-m", "engine.live.build_process"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import CorruptIndex
-from engine.storage import fsync_folder, write_atomically
+from engine.files.storage import fsync_folder, write_atomically
 
 JOURNAL = "swap.json"
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.candidates import expand_query, rank_rows
 from engine.catalog import Catalog
+from engine.catalog.metadata_columns import MetadataColumns
 from engine.errors import GenerationNotReached
-from engine.journal import Leaving
-from engine.metadata_columns import MetadataColumns
-from engine.ranking import judge, least_similarity, rank, select_hits
-from engine.stages import note
+from engine.live.journal import Leaving
+from engine.live.view import View
+from engine.passes.stages import note
+from engine.queries.candidates import expand_query, rank_rows
+from engine.queries.ranking import judge, least_similarity, rank, select_hits
 from engine.tally import Tally
 from engine.types import Expansion, SearchAnswer, SearchOptions, Vectors
 from engine.vector_index import SearchKnobs
-from engine.view import View
 
 LEAST_JUDGED = 100
 GENERATION_RETRY_S = 5

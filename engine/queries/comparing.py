@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.background import Background
 from engine.calibration import Calibration
-from engine.ranking import judge
+from engine.queries.ranking import judge
 from engine.types import MatchType, Vectors
 
 

@@ -10,11 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from engine.calls import Call, current_call
 from engine.catalog import Catalog
-from engine.cores import cores
 from engine.describer import Describer
-from engine.devices import is_out_of_memory
 from engine.errors import (
     BadImage,
     CorruptIndex,
@@ -27,8 +24,11 @@ from engine.errors import (
 )
 from engine.images import DecodedImage
 from engine.originals import Originals
-from engine.query_region import Region
-from engine.querying import Example
+from engine.passes.calls import Call, current_call
+from engine.passes.cores import cores
+from engine.passes.devices import is_out_of_memory
+from engine.queries.querying import Example
+from engine.queries.region import Region
 from engine.types import Pixels
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
-from engine.catalog import (
+from engine.catalog.catalog import (
     READ_CHUNK,
     checksums_table,
     descriptors_table,
@@ -30,9 +30,9 @@ from engine.catalog import (
     meta_table,
     thumbnails_table,
 )
-from engine.checksums import FIELDS, differing
+from engine.catalog.checksums import FIELDS, differing
 from engine.errors import CorruptIndex, EmptyIndex
-from engine.storage import fsync_file, storage_errors
+from engine.files.storage import fsync_file, storage_errors
 from engine.types import Recipe, Rows, Vectors
 
 BACKUP_PAGES = 2048

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CorruptIndex
-from engine.storage import write_atomically
+from engine.files.storage import write_atomically
 from engine.types import Json
 
 MANIFEST = "manifest.json"

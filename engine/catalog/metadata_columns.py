@@ -13,9 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.catalog.typed_column import Growing, Mask, Places, TypedColumn
+from engine.files.locks import ReadWriteLock
 from engine.filters import MISSING, And, Filter, Not, Or, Path, fields, lookup
-from engine.locks import ReadWriteLock
-from engine.typed_column import Growing, Mask, Places, TypedColumn
 from engine.types import Json, Rows
 
 MAX_COLUMNS = 64

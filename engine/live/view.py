@@ -14,7 +14,7 @@ from engine.catalog import Catalog
 from engine.describer import Describer
 from engine.errors import CorruptIndex, IndexMismatch, NoGeneration
 from engine.generations import Generations, Manifest, project
-from engine.journal import Journal
+from engine.live.journal import Journal
 from engine.postprocess import LinearProjection
 from engine.types import Vectors
 from engine.vector_index import VectorIndex

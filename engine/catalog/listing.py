@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from engine.catalog import Catalog
+from engine.catalog.catalog import Catalog
+from engine.catalog.metadata_columns import MetadataColumns
 from engine.filters import Filter, matches
-from engine.metadata_columns import MetadataColumns
 from engine.types import ImageRecord
 
 

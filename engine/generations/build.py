@@ -17,9 +17,9 @@ from torch import Tensor
 
 from engine.calibration import left_out
 from engine.errors import EmptyIndex
-from engine.manifest import MANIFEST, Manifest, file_digest
+from engine.files.storage import fsync_file, fsync_folder
+from engine.generations.manifest import MANIFEST, Manifest, file_digest
 from engine.postprocess import MAX_FIT_IMAGES, LinearProjection, PCAProjection
-from engine.storage import fsync_file, fsync_folder
 from engine.types import Recipe, Rows, Vectors
 from engine.vector_index import (
     BuildOptions,

@@ -9,13 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 from engine.catalog import Catalog, stored_descriptor
-from engine.cores import cores
+from engine.catalog.metadata_columns import MetadataColumns
 from engine.generations import project
-from engine.journal import Journal, Leaving
-from engine.metadata_columns import MetadataColumns
+from engine.live.journal import Journal, Leaving
+from engine.live.view import SMALL_REST, View, Views
 from engine.originals import Originals
+from engine.passes.cores import cores
 from engine.types import ImageRecord, Json, NewImage, Vectors
-from engine.view import SMALL_REST, View, Views
 
 
 class Writing:

@@ -11,8 +11,6 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from engine.answering import Query
-from engine.calls import Call, current_call
 from engine.catalog import Catalog, stored_descriptor
 from engine.errors import (
     BadImage,
@@ -24,15 +22,17 @@ from engine.errors import (
     UnknownImage,
     UnsupportedImage,
 )
-from engine.examples import NEGATIVE_WEIGHT, combine
 from engine.generations import project
 from engine.images import Cut, DecodedImage, digest
 from engine.originals import Originals
+from engine.passes.calls import Call, current_call
+from engine.passes.stages import stage
+from engine.passes.waiting_line import Waiting
 from engine.postprocess import LinearProjection
-from engine.query_region import Region
-from engine.stages import stage
+from engine.queries.answering import Query
+from engine.queries.examples import NEGATIVE_WEIGHT, combine
+from engine.queries.region import Region
 from engine.types import ImageRecord, Pixels, Vectors
-from engine.waiting_line import Waiting
 
 One = TypeVar("One")
 Result = TypeVar("Result")
@@ -126,7 +126,7 @@ class Examples:
     def __init__(
         self, catalog: Catalog, originals: Originals | None, queue: Queue, deadline_s: float
     ) -> None:
-        """`deadline_s` is for calls that say nothing else; see `engine.calls`."""
+        """`deadline_s` is for calls that say nothing else; see `engine.passes.calls`."""
         self._catalog = catalog
         self._originals = originals
         self._queue = queue

@@ -1,0 +1,1 @@
+"""What forward passes share: who waits for them, how large they are, where they are made."""

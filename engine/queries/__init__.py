@@ -1,0 +1,1 @@
+"""From a query to its hits: what was asked, described, found, ranked and explained."""
