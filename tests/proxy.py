@@ -9,10 +9,11 @@ import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.patience import until
 
 START = Path(__file__).resolve().parents[1] / "docker" / "nginx" / "start.sh"
 
@@ -57,13 +58,14 @@ def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
     run_dir.chmod(0o755)
     own = {"UPSTREAM": f"127.0.0.1:{upstream_port}", "HTTP_LISTEN": f"127.0.0.1:{port}"}
     process = start_script(folder, **own, RUN_DIR=str(run_dir), **settings)
+
+    def listens() -> bool:
+        assert process.poll() is None, process.communicate()[1]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
+        until(listens)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
