@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.ports import free_port as free_port
 from tests.patience import until
 
 START = Path(__file__).resolve().parents[1] / "docker" / "nginx" / "start.sh"
-
-
-def free_port() -> int:
-    """A port that nobody listens at, and that no connection gets by itself in the meantime."""
-    while True:
-        # Below those that connections get on Linux; chosen apart from what tests seed.
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def missing() -> str | None:
