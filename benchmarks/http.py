@@ -28,6 +28,7 @@ from benchmarks.extract import textured
 from benchmarks.harness import machine
 from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
 from benchmarks.http_engine import STORED, Engine, fill
+from benchmarks.ports import free_port
 from engine.describer import Describer
 from engine.images import encode_jpeg
 
@@ -275,7 +276,7 @@ class _Service:
 
 @contextmanager
 def _service(folder: Path, environment: Mapping[str, str]) -> Iterator[_Service]:
-    port = _free_port()
+    port = free_port()
     own = {"COOC_DATA_DIR": str(folder / "index"), "COOC_PORT": str(port)}
     file = folder / "service.log"
     with file.open("wb") as log:
@@ -294,7 +295,7 @@ def _service(folder: Path, environment: Mapping[str, str]) -> Iterator[_Service]
 
 @contextmanager
 def _plain(make: Callable[[], Describer], prepare: Callable[[], object]) -> Iterator[_Service]:
-    port = _free_port()
+    port = free_port()
     process = multiprocessing.get_context("spawn").Process(
         target=plain_service.serve, args=(make, prepare, port), daemon=True
     )
@@ -305,9 +306,3 @@ def _plain(make: Callable[[], Describer], prepare: Callable[[], object]) -> Iter
     finally:
         process.kill()
         process.join()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

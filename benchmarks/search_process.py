@@ -208,8 +208,9 @@ class Server:
         def add() -> None:
             started = time.perf_counter()
             for done in range(0, len(fresh) - batch + 1, batch):
-                if stop.wait(max(0.0, started + (done + batch) / rate - time.perf_counter())):
-                    return
+                late = stop.wait(max(0.0, started + (done + batch) / rate - time.perf_counter()))
+                if late and added:
+                    return  # what was added first is looked for, however slow that was
                 rows = np.arange(self._count + done, self._count + done + batch)
                 engine.add(rows, fresh[done : done + batch])
                 added.append((done + batch, time.perf_counter() - started))

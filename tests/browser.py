@@ -35,7 +35,7 @@ OPTIONS = [
     "--use-fake-ui-for-media-stream",
     "--remote-debugging-pipe",
 ]
-WAIT_S = 30.0
+WAIT_S = 120.0
 READY = "document.querySelector('#main')?.dataset.ready === 'yes'"
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 """When the machine gets or loses an address of any network, Chromium breaks off all requests."""

@@ -17,6 +17,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 CLIENT = """
@@ -99,8 +100,10 @@ def wait_for_wishes(path: str) -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        # Under that name once it listens: whoever sees it connects at once.
+        listener.bind(f"{path}.new")
         listener.listen()
+        Path(f"{path}.new").rename(path)
         while True:
             client, _ = listener.accept()
             with client:

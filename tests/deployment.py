@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from engine.backbones.untrained import untrained_state
 from engine.backbones.weights import state_digest
 from tests.documented import blocks
 from tests.drawing import photo
+from tests.patience import until
 from tests.visitor import ROOT, Visitor, commit
 
 PAGE, README = ROOT / "docs" / "deployment.md", ROOT / "README.md"
@@ -116,12 +116,8 @@ def renew_the_certificate(visitor: Visitor) -> None:
 
 def it_answers_with_the_renewed_one(visitor: Visitor) -> None:
     renewed = (visitor.clone / "tls" / "fullchain.pem").read_text()
-    for _ in range(50):
-        if visitor.certificate() == renewed:
-            break
-        time.sleep(0.1)
-    time.sleep(1)  # for a moment workers with the old one take connections too
-    assert visitor.certificate() == renewed
+    # For a moment workers with the old one take connections too.
+    until(lambda: all(visitor.certificate() == renewed for _ in range(20)))
     with visitor.securely() as https:
         visitor.finds(21, "21.jpg", https)
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.ports import free_port as free_port
+from tests.patience import until
+
 START = Path(__file__).resolve().parents[1] / "docker" / "nginx" / "start.sh"
-
-
-def free_port() -> int:
-    """A port that nobody listens at, and that no connection gets by itself in the meantime."""
-    while True:
-        # Below those that connections get on Linux; chosen apart from what tests seed.
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def missing() -> str | None:
@@ -57,13 +48,14 @@ def proxied(folder: Path, upstream_port: int, **settings: str) -> Iterator[str]:
     run_dir.chmod(0o755)
     own = {"UPSTREAM": f"127.0.0.1:{upstream_port}", "HTTP_LISTEN": f"127.0.0.1:{port}"}
     process = start_script(folder, **own, RUN_DIR=str(run_dir), **settings)
+
+    def listens() -> bool:
+        assert process.poll() is None, process.communicate()[1]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.02)
+        until(listens)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

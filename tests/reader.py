@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from tests.documented import ROOT
 from tests.drawing import encode, photo, scene, view
 from tests.patience import until
 from tests.proxy import free_port
+from tests.server import START_S
 
 ADDRESS = re.compile(r"\b(localhost|127\.0\.0\.1):8000\b")
 SERVES = re.compile(r"\b(cooc serve|make run)\b")
@@ -92,12 +92,14 @@ class Reader:
 
     def finish(self, job_id: str) -> dict[str, Any]:
         """A job, when it has ended."""
-        for _ in range(10 * UNANSWERED_S):
-            job: dict[str, Any] = self.get(f"/jobs/{job_id}").json()
-            if job["state"] not in ("queued", "running"):
-                return job
-            time.sleep(0.1)
-        raise AssertionError(f"the job did not end: {job}")
+        job: dict[str, Any] = {}
+
+        def ended() -> bool:
+            job.update(self.get(f"/jobs/{job_id}").json())
+            return job["state"] not in ("queued", "running")
+
+        until(ended, START_S)
+        return job
 
     def get(self, path: str) -> httpx.Response:
         key = self.environment.get("KEY")
@@ -126,7 +128,7 @@ class Reader:
         """End the service, and `make` if that runs it."""
         if self.service is not None:
             os.killpg(self.service.pid, signal.SIGTERM)
-            self.service.wait(UNANSWERED_S)
+            self.service.wait(START_S)
             self.service = None
 
     def _serve(self, command: str) -> None:
@@ -141,16 +143,17 @@ class Reader:
                 stderr=log,
                 start_new_session=True,
             )
-        for _ in range(20 * UNANSWERED_S):
-            try:
-                answer = self.get("/readyz")
-                if answer.status_code == 200:
-                    return
-                assert answer.status_code == 503, self.log()  # not yet
-            except httpx.TransportError:
-                assert self.service.poll() is None, self.log()
-            time.sleep(0.05)
-        raise AssertionError(self.log())
+        until(self._is_ready, START_S)
+
+    def _is_ready(self) -> bool:
+        assert self.service is not None
+        try:
+            answer = self.get("/readyz")
+        except httpx.TransportError:
+            assert self.service.poll() is None, self.log()
+            return False
+        assert answer.status_code in (200, 503), self.log()  # 503: not yet
+        return answer.status_code == 200
 
     def _remember(self, said: str) -> None:
         """What later commands name: a job, a snapshot, a key. Of keys the first, unless given."""
@@ -209,9 +212,12 @@ def forking() -> Iterator[str]:
             start_new_session=True,
         )
         try:
-            while not path.exists():
+
+            def listens() -> bool:
                 assert process.poll() is None
-                time.sleep(0.02)
+                return path.exists()
+
+            until(listens, START_S)
             yield str(path)
         finally:
             os.killpg(process.pid, signal.SIGKILL)

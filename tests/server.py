@@ -13,9 +13,12 @@ from pathlib import Path
 
 import httpx
 
+from tests.patience import until
 from tests.proxy import free_port
 
 SMALL = {"COOC_BACKBONE": "squeezenet1_1", "COOC_WEIGHTS": "untrained", "COOC_MAX_SIDE": "128"}
+START_S = 300
+"""How long a slow machine may take to start a service or to end it, which takes seconds."""
 
 
 class Server:
@@ -47,15 +50,15 @@ class Server:
             stdout=self.log,
             stderr=self.log,
         )
-        for _ in range(600):
-            try:
-                self.http.get("/livez")
-                return
-            except httpx.TransportError:
-                if self.process.poll() is not None:
-                    break
-                time.sleep(0.05)
-        raise AssertionError((self.folder.parent / "server.log").read_text())
+        until(self._answers, START_S)
+
+    def _answers(self) -> bool:
+        try:
+            self.http.get("/livez")
+        except httpx.TransportError:
+            assert self.process.poll() is None, (self.folder.parent / "server.log").read_text()
+            return False
+        return True
 
     def kill(self) -> None:
         """As a power cut would: no chance to tidy up."""
@@ -70,7 +73,7 @@ class Server:
 
     def ended(self) -> int:
         """Wait for its end; the exit code."""
-        code = self.process.wait(timeout=60)
+        code = self.process.wait(timeout=START_S)
         self.log.close()
         return code
 

@@ -24,7 +24,7 @@ STATE = Path(os.environ["SHIM_STATE"])
 PACKAGES = ("app", "benchmarks", "cooc_client", "engine", "docker")
 SERVICE, PROXY = "docker/Dockerfile", "docker/nginx/Dockerfile"
 COOC = [sys.executable, "-m", "app.cli"]
-WAIT_S = 120
+WAIT_S = 300
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 import re
 import tarfile
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,8 @@ from app.settings import Settings
 from engine.backbones.untrained import untrained_state
 from engine.errors import InvalidOption
 from tests.drawing import encode, photo, scene, view
+from tests.live import Gate
+from tests.patience import PATIENCE_S, until
 
 SMALL: dict[str, Any] = {"backbone": "squeezenet1_1", "weights": "untrained", "max_side": 128}
 
@@ -57,12 +58,21 @@ def finished(client: TestClient, answer: Any) -> dict[str, Any]:
 
 
 def until_ended(client: TestClient, location: str) -> dict[str, Any]:
-    for _ in range(600):
-        job: dict[str, Any] = client.get(location).json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        time.sleep(0.05)
-    raise AssertionError(f"the job did not end: {job}")
+    job: dict[str, Any] = {}
+
+    def ended() -> bool:
+        job.update(client.get(location).json())
+        return job["state"] not in ("queued", "running")
+
+    until(ended, 5 * PATIENCE_S)
+    return job
+
+
+def closed_gate(client: TestClient) -> Gate:
+    """Before the model: no job can end before it is opened."""
+    gate = Gate(client.app.state.cooc.service.searcher)  # type: ignore[attr-defined]
+    gate.open.clear()
+    return gate
 
 
 def add(client: TestClient, *files: tuple[str, bytes], **fields: str) -> dict[str, Any]:
@@ -285,9 +295,11 @@ def test_a_cancelled_job_that_had_not_begun_leaves_no_upload(
     client: TestClient, tmp_path: Path
 ) -> None:
     many = [("files", (f"{seed}.jpg", photo(seed))) for seed in range(100)]
+    gate = closed_gate(client)
     first = client.post("/index/add", files=many)
     second = client.post("/index/add", files={"files": photo(200)})
     assert client.delete(second.headers["Location"]).json()["state"] == "cancelled"
+    gate.open.set()
     assert finished(client, first)["progress"]["added"] == 100
     assert list((tmp_path / "index" / "spool").iterdir()) == []
 
@@ -384,11 +396,15 @@ def test_an_unknown_job_is_404(client: TestClient) -> None:
 
 def test_a_job_can_be_cancelled_and_keeps_what_it_added(client: TestClient) -> None:
     uploads = [("files", (f"{seed}.jpg", photo(seed))) for seed in range(200)]
+    gate = closed_gate(client)
     answer = client.post("/index/add", files=uploads)
     assert client.delete(answer.headers["Location"]).status_code == 202
+    gate.open.set()
     job = finished(client, answer)
     assert job["state"] == "cancelled"
-    time.sleep(1.0)  # the images at hand are finished
+    # The images at hand are finished.
+    running = client.app.state.cooc.service.jobs._running  # type: ignore[attr-defined]
+    until(lambda: not running.at_work())
     count = client.get("/admin/index").json()["count"]
     assert count < 200
     assert client.get(answer.headers["Location"]).json()["progress"]["added"] == count

@@ -120,7 +120,7 @@ def test_a_process_that_runs_out_of_memory_is_a_row() -> None:
 
 @pytest.mark.parametrize(
     ("prepare", "limit_s", "reason"),
-    [(end_yourself, 60, "ended by SIGKILL"), (wait, 0.5, "not done after 0.5 s")],
+    [(end_yourself, 300, "ended by SIGKILL"), (wait, 0.5, "not done after 0.5 s")],
 )
 def test_a_process_that_is_ended_or_never_done_is_a_row(
     prepare: Callable[[], None], limit_s: float, reason: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +19,8 @@ from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search
 from tests.documented import words
 from tests.drawing import photo
 from tests.live import Live, live
+from tests.patience import PATIENCE_S
+from tests.proxy import free_port
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +33,18 @@ REQUESTS = [search_request(photo(seed), "127.0.0.1") for seed in range(3)]
 
 
 def test_a_closed_loop_asks_again_when_it_is_answered(server: Live) -> None:
-    before = server.searcher.load.done
-    asked = closed_loop(server.port, REQUESTS, clients=3, seconds=0.5)
+    server.search(0)  # the first one takes longer
+    before, seconds, asked = server.searcher.load.done, 0.25, list[Asked]()
+    while len(asked) <= 3 and seconds < PATIENCE_S:
+        seconds *= 2
+        began = time.perf_counter()
+        asked = closed_loop(server.port, REQUESTS, clients=3, seconds=seconds)
+        took_ms = 1000 * (time.perf_counter() - began)
     assert len(asked) > 3
     assert {one.status for one in asked} == {200}
     assert server.searcher.load.done - before >= len(asked)
-    assert all(0 < one.ms < 1000 for one in asked)
-    assert all(one.at_s < 0.5 for one in asked), "nothing is begun after the end"
+    assert all(0 < one.ms < took_ms for one in asked)
+    assert all(one.at_s < seconds for one in asked), "nothing is begun after the end"
     at_once = [sum(a.at_s < one.at_s < a.at_s + a.ms / 1000 for a in asked) for one in asked]
     assert max(at_once) <= 2, "beside itself, each has two others at most"
 
@@ -49,14 +57,14 @@ def test_an_open_loop_does_not_wait_for_answers(server: Live) -> None:
         server.gate.open.set()
     assert len(asked) == 20
     assert Counter(one.status for one in asked) == {FAILED: 20}
-    assert all(400 <= one.ms < 2000 for one in asked)
-    asked = open_loop(server.port, REQUESTS, per_s=20, seconds=0.5, timeout_s=10)
+    assert all(400 <= one.ms < 1000 * PATIENCE_S for one in asked)
+    asked = open_loop(server.port, REQUESTS, per_s=20, seconds=0.5, timeout_s=PATIENCE_S)
     assert Counter(one.status for one in asked) == {200: 10}
     assert sorted(round(one.at_s, 6) for one in asked) == [n / 20 for n in range(10)]
 
 
 def test_a_service_that_is_not_there_is_a_failure() -> None:
-    asked = open_loop(http._free_port(), REQUESTS, per_s=10, seconds=0.3, timeout_s=1)
+    asked = open_loop(free_port(), REQUESTS, per_s=10, seconds=0.3, timeout_s=1)
     assert [one.status for one in asked] == [FAILED] * 3
 
 

@@ -12,6 +12,11 @@ def column(values: list[float]) -> torch.Tensor:
     return torch.tensor(values).reshape(1, -1, 1, 1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def test_known_value_of_the_reference_implementation(device: torch.device) -> None:
     sketch = CompactBilinear(4, dim=8, seed=0).to(device)
     result = sketch(

@@ -16,8 +16,9 @@ import torch
 
 from engine.batcher import Batcher
 from engine.passes.cores import MOST_APART, Cores
+from tests.patience import PATIENCE_S
 
-WAIT_S = 20
+WAIT_S = PATIENCE_S
 ORIGIN: ContextVar[str] = ContextVar("origin", default="nobody")
 
 
@@ -247,7 +248,7 @@ def test_a_service_has_one_team_whatever_it_did(tmp_path: Path) -> None:
             env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return int(done.stdout.split()[-1])

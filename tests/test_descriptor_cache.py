@@ -25,6 +25,7 @@ from engine.pooling import Pooling
 from engine.types import Vectors
 from tests.disks import fill, make_read_only, small_disk
 from tests.drawing import photo
+from tests.server import START_S
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def fill_caches(
     keys = [f"k{number}" for number in range(200)]
     wanted = np.repeat(np.arange(200, dtype=np.float32)[:, None], pooling.dim, axis=1)
     for turn in range(TURNS):
-        barrier.wait(60)
+        barrier.wait(START_S)
         with closing(DescriptorCache(folder / str(turn), describer, pooling)) as cache:
             while missing := cache.missing(keys)[:32]:
                 cache.put({key: wanted[int(key[1:])] for key in missing})
@@ -301,9 +302,9 @@ def test_processes_may_open_and_fill_the_same_new_cache_at_once(
     processes = [context.Process(target=fill_caches, args=arguments) for _ in range(3)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=60) for _ in range(3 * TURNS)]
+    found = [results.get(timeout=START_S) for _ in range(3 * TURNS)]
     for process in processes:
-        process.join(60)
+        process.join(START_S)
     assert sorted(found) == [(turn, True, True, []) for turn in range(TURNS) for _ in processes]
     for turn in range(TURNS):
         (file,) = (tmp_path / str(turn)).glob("*.sqlite")

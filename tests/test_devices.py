@@ -22,6 +22,7 @@ from engine.passes.devices import device_names
 from engine.searcher import Searcher
 from engine.types import SearchOptions, Vectors
 from tests.drawing import photo
+from tests.patience import PATIENCE_S
 
 
 def test_names_of_devices() -> None:
@@ -45,7 +46,7 @@ def test_a_gpu_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 class Meeting(Describer):
     """Computes only when another one computes at the same time."""
 
-    barrier = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=PATIENCE_S)
 
     def describe(self, images: Sequence[np.ndarray]) -> Vectors:
         self.barrier.wait()

@@ -90,11 +90,11 @@ def nginx(reader: Reader) -> Iterator[str]:
 def test_the_proxy_that_is_shown_passes_on_what_the_service_asks_for(tmp_path: Path) -> None:
     with reading(tmp_path) as reader, nginx(reader) as proxy:
         reader.types("cooc serve")
-        answer = httpx.get(f"{proxy}/jobs")
+        answer = httpx.get(f"{proxy}/jobs", timeout=60)
         assert (answer.status_code, answer.json()["code"]) == (403, "not_local")
         key = reader.types("cooc keys create", "owner --scope admin").strip()
         told = {"Authorization": f"Bearer {key}", "X-Forwarded-For": "192.0.2.7"}
-        assert httpx.get(f"{proxy}/jobs", headers=told).status_code == 200
+        assert httpx.get(f"{proxy}/jobs", headers=told, timeout=60).status_code == 200
         assert reader.logged("GET /jobs 200")["client"] == "192.0.2.7"
 
 

@@ -18,6 +18,7 @@ from app.errors import UrlFetchFailed, UrlNotAllowed
 from app.fetching.fetcher import MAX_QUERIES, Fetcher
 from app.fetching.policy import Policy
 from engine.errors import ImageTooLarge, Overloaded
+from tests.patience import PATIENCE_S, until
 from tests.web import Web, body, endless, raw, redirect, status, web
 
 PHOTO = bytes(range(256)) * 40
@@ -52,7 +53,7 @@ def fetcher(
     private: tuple[str, ...] = ("127.0.0.1/32",),
     **options: Any,
 ) -> Fetcher:
-    options = {"max_bytes": MAX_BYTES, "timeout_s": 10.0, **options}
+    options = {"max_bytes": MAX_BYTES, "timeout_s": PATIENCE_S, **options}
     lookup = names or Names(photos_test=[["127.0.0.1"]])
     return Fetcher(Policy.parse(rules, private), lookup=lookup, **options)
 
@@ -227,7 +228,7 @@ def test_slow_look_ups_end_with_it_too(here: Web) -> None:
     asked = threading.Event()
 
     def slow(host: str, port: int) -> list[str]:
-        asked.wait(20)
+        asked.wait(PATIENCE_S)
         return ["127.0.0.1"]
 
     guard = own(here, names=slow, timeout_s=0.3)
@@ -346,7 +347,7 @@ def test_so_many_searches_fetch_at_a_time_and_no_more(here: Web) -> None:
     go = threading.Event()
 
     def waiting(request: Any) -> None:
-        go.wait(20)
+        go.wait(PATIENCE_S)
         body(PHOTO)(request)
 
     here.answers["/wait"] = waiting
@@ -357,8 +358,7 @@ def test_so_many_searches_fetch_at_a_time_and_no_more(here: Web) -> None:
     ]
     for thread in threads:
         thread.start()
-    while len(here.asked) < MAX_QUERIES:
-        go.wait(0.01)
+    until(lambda: len(here.asked) == MAX_QUERIES)
     with pytest.raises(Overloaded):
         guard.query(url)
     go.set()

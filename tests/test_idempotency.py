@@ -4,7 +4,6 @@ import hashlib
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from fastapi.testclient import TestClient
 from app.idempotency import BodyDigest
 from app.idempotency_store import KEPT_S, MAX_KEYS, Answer, IdempotencyStore
 from tests.drawing import photo
+from tests.patience import until
 from tests.server import serving
 from tests.test_api import add, finished, make_client
 
@@ -183,8 +183,7 @@ def test_answers_survive_a_kill_and_a_request_in_flight_is_told_to_wait(tmp_path
         thread = threading.Thread(target=upload)
         thread.start()
         with closing(sqlite3.connect(tmp_path / "index" / "idempotency.sqlite")) as keys:
-            while keys.execute("SELECT count(*) FROM answers").fetchone() != (2,):
-                time.sleep(0.01)
+            until(lambda: keys.execute("SELECT count(*) FROM answers").fetchone() == (2,))
         conflict = send(server.http, "two", seed=2)
         answered.set()
         thread.join()

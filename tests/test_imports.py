@@ -134,7 +134,7 @@ def test_importing_the_program_reads_no_weights_and_writes_nothing(tmp_path: Pat
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from tests.proxy import free_port
 from tests.shell import Shell
 
 ROOT = Path(__file__).resolve().parents[1]
-WAIT_S = 120
+WAIT_S = 300
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Visitor:
         *,
         trunk: str,
         build_options: str = "",
-        timeout_s: float = 300,
+        timeout_s: float = 900,
     ) -> None:
         self.trunk, self.build_options, self.timeout_s = trunk, build_options, timeout_s
         self.origin = repository(folder / "origin")
@@ -125,7 +125,7 @@ class Visitor:
         raise AssertionError(jobs)
 
     def certificate(self) -> str:
-        return ssl.get_server_certificate(("localhost", self.ports.https), timeout=10)
+        return ssl.get_server_certificate(("localhost", self.ports.https), timeout=60)
 
     def securely(self) -> httpx.Client:
         trusted = ssl.create_default_context(cafile=self.clone / "tls" / "fullchain.pem")

@@ -46,9 +46,10 @@ class Running:
 
     @contextmanager
     def job(self, job_id: str) -> Iterator[None]:
-        """Work on a job. Raises Stopping if the service stops or somebody works on it already."""
+        """Work on a job. Raises Stopping if the service stops, if somebody works on it already, or
+        if it was cancelled before."""
         with self._changed:
-            if self._stopping.is_set() or job_id in self._at_work:
+            if self._stopping.is_set() or job_id in self._at_work | self._cancelled:
                 raise Stopping
             self._at_work.add(job_id)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import Any
 
 import httpx
 
+from benchmarks.ports import free_port
+
 UNTRAINED = {
     "COOC_BACKBONE": "squeezenet1_1",
     "COOC_WEIGHTS": "untrained",
@@ -23,7 +24,7 @@ UNTRAINED = {
 }
 """The smallest trunk: what is tested is not what a model finds."""
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 300.0
 _COMPLAINT = re.compile(r"\S+Z ((?:WARNING|ERROR|CRITICAL) .*)")
 _ORIGIN = re.compile(r" (?:request|job)_ids?=\S+")
 _REPLAYED = re.compile(r"replayed (\d+) added and (\d+) removed")
@@ -54,9 +55,7 @@ class Service:
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.log_file = folder.with_suffix(".log")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         own = {key: value for key, value in os.environ.items() if not key.startswith("COOC_")}
         self._environment = {
