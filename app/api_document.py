@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.errors import MEDIA_TYPE, problem_content
-from app.idempotency import PREFIXES
+from app.serving.idempotency import PREFIXES
 from engine.types import Json
 
 DESCRIPTION = """\

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from app import collector, console, options
+from app import collector
 from app.allocator import keep_large_blocks
 from app.settings import Settings, load_settings
+from app.terminal import console, options
 from engine.errors import EngineError, InvalidOption
 from engine.types import Expansion
 
@@ -28,27 +29,27 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the console script: errors of ours become one line and exit code 1."""
     with collector.left_alone():
-        from app import (
-            bench_cli,
-            compare_cli,
-            evaluate_cli,
-            explain_cli,
-            index_cli,
-            keys_cli,
-            make_dataset_cli,
-            snapshot_cli,
-            train_cli,
+        from app.commands import (
+            bench,
+            compare,
+            evaluate,
+            explain,
+            index,
+            keys,
+            make_dataset,
+            snapshot,
+            train,
         )
 
-    app.add_typer(index_cli.app, name="index")
-    app.add_typer(bench_cli.app, name="bench")
-    app.add_typer(train_cli.app, name="train")
-    app.add_typer(snapshot_cli.app, name="snapshot")
-    app.add_typer(keys_cli.app, name="keys")
-    app.command("compare")(compare_cli.compare)
-    app.command("evaluate")(evaluate_cli.evaluate)
-    app.command("explain")(explain_cli.explain)
-    app.command("make-dataset")(make_dataset_cli.make_dataset)
+    app.add_typer(index.app, name="index")
+    app.add_typer(bench.app, name="bench")
+    app.add_typer(train.app, name="train")
+    app.add_typer(snapshot.app, name="snapshot")
+    app.add_typer(keys.app, name="keys")
+    app.command("compare")(compare.compare)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("explain")(explain.explain)
+    app.command("make-dataset")(make_dataset.make_dataset)
     keep_large_blocks()
     try:
         app()
@@ -86,7 +87,7 @@ def serve(
         from app.main import create_app, start
         from app.observing.logs import log_to_stderr
         from app.observing.traces import traces_from_environment
-        from app.server import KEEP_ALIVE_S, LAST_ANSWERS_S, Server
+        from app.serving.server import KEEP_ALIVE_S, LAST_ANSWERS_S, Server
 
     settings = load_settings(
         host=host,
@@ -184,9 +185,9 @@ def search(
     json: options.Json = False,
 ) -> None:
     """Find the stored images most similar to a photo."""
-    from app.files import read_file
     from app.schemas import SearchFields, SearchOut
-    from app.session import session
+    from app.terminal.files import read_file
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir, device=device, precision=precision)
     data = read_file(image)
@@ -264,7 +265,7 @@ def describe(
     import numpy as np
 
     from app.assembly import build_describer
-    from app.files import FileSource, find_images
+    from app.terminal.files import FileSource, find_images
     from engine.generations import project
 
     console.log_to_stderr()

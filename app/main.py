@@ -20,19 +20,15 @@ from app import __version__, errors
 from app.admission import Admission
 from app.api_document import describe
 from app.assembly import open_searcher
-from app.calls import Calls
 from app.deps import EXAMPLES_AT_MOST, Service, State
 from app.docs_page import STATIC, docs_page
 from app.fetching.fetcher import Fetcher
 from app.fetching.policy import Policy
-from app.idempotency import Idempotency
 from app.jobs import Jobs
-from app.middleware import BodyLimit, RequestId, SameSite
 from app.observing.jobs import JobsObserved
 from app.observing.requests import Requests
 from app.observing.state import ServiceState
 from app.observing.templates import Templates
-from app.parameters import image_address, known_parameters
 from app.routes import (
     admin,
     compare,
@@ -50,6 +46,10 @@ from app.routes import (
 from app.security.callers import Callers
 from app.security.headers import PAGE_POLICY, SecurityHeaders
 from app.security.needs import check_declared
+from app.serving.calls import Calls
+from app.serving.idempotency import Idempotency
+from app.serving.middleware import BodyLimit, RequestId, SameSite
+from app.serving.parameters import image_address, known_parameters
 from app.settings import Settings
 from app.spool import Spool
 from engine.backbones.weights import Progress

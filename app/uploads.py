@@ -49,8 +49,8 @@ MAX_LOOSE_FILES = 1000
 LOOSE_FILE_BYTES = 64 << 10
 """Of each of many files that are in memory; the rest is on disk."""
 FILE_BYTES = 8 << 20
-"""The same of a file that is not one of many: photos. `app.calls` has found room for them; on disk
-each piece that arrives would take its turn in a thread."""
+"""The same of a file that is not one of many: photos. `app.serving.calls` has found room for
+them; on disk each piece that arrives would take its turn in a thread."""
 
 
 @dataclass(frozen=True)

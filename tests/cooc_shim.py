@@ -48,7 +48,7 @@ SMALLER: Mapping[str, Mapping[str, Any]] = {
 }
 """Values within the module of a benchmark; of a function, defaults of its arguments."""
 
-IMPORTED = ("app.cli", "app.main", "app.session", "benchmarks.trunks", "engine.pictures")
+IMPORTED = ("app.cli", "app.main", "app.terminal.session", "benchmarks.trunks", "engine.pictures")
 """What most commands import."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import uvicorn
 
 from app.main import create_app, start
-from app.server import LAST_ANSWERS_S, Server
+from app.serving.server import LAST_ANSWERS_S, Server
 from app.settings import Settings
 from engine.searcher import Searcher
 from engine.types import Vectors

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from app import bench_cli
+from app.commands import bench
 from benchmarks import http, http_engine, plain_service
 from benchmarks.http_client import FAILED, Asked, closed_loop, open_loop, search_request
 from tests.documented import words
@@ -117,7 +117,7 @@ def test_a_short_run_has_all_figures(
     monkeypatch.setattr(http_engine, "STORED", 60)
     short = "--max-side 64 --device cpu --clients 3 --seconds 1 --rounds 1 --overload 2 --json"
     asked = [*command, *short.split()]
-    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    done = CliRunner().invoke(bench.app, asked, catch_exceptions=False)
     report = json.loads(done.stdout)
     for who in ("engine", "http", "plain"):
         assert report[f"{who}_per_s"] > 0 and report[f"{who}_p50_ms"] > 0

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from app import bench_cli
+from app.commands import bench
 from benchmarks import made_descriptors, search, search_engines
 from benchmarks.search_cells import Cells, Unmeasurable, rows
 from benchmarks.search_data import exact, nearest_of, questions, recall, write_vectors
@@ -226,7 +226,7 @@ def test_the_command_goes_on_with_what_is_finished(
     options = ["--size", COUNT, "--engine", "ours", "--engine", "faiss-flat", "--questions", 40]
     files = ["--folder", folder, "--out", folder / "out.json", "--json"]
     asked = words("cooc bench search --seconds 3", *options, *files)
-    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    done = CliRunner().invoke(bench.app, asked, catch_exceptions=False)
     assert json.loads(done.stdout)["rows"] == report["rows"]
 
 
@@ -318,7 +318,7 @@ def test_the_command_names_the_engines_it_knows() -> None:
 def test_a_growing_collection_is_measured_end_to_end(tmp_path: Path) -> None:
     options = ["--size", 1500, "--seconds", 1, "--adds", 50, "--folder", tmp_path, "--json"]
     asked = words("cooc bench growing --seconds 10", *options)
-    done = CliRunner().invoke(bench_cli.app, asked, catch_exceptions=False)
+    done = CliRunner().invoke(bench.app, asked, catch_exceptions=False)
     report = json.loads(done.stdout)
     assert report["problems"] == []
     assert report["build"]["recall"] == 1.0  # so few are compared one by one

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from app import console
+from app.terminal import console
 from engine.errors import InvalidOption
 
 MARKUP = ["my [red] set", "[/x]", "[bold", "a\\[b]\\", ":smile:", "[link=x]y[/link]"]

@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from app import index_cli
+from app.commands import index
 from app.main import create_app
 from app.settings import Settings
 from benchmarks import crash
@@ -61,7 +61,7 @@ class Inside(Service):
 
     def verify(self) -> list[str]:
         done = CliRunner().invoke(
-            index_cli.app, ["verify", "--data-dir", str(self.folder)], env=UNTRAINED
+            index.app, ["verify", "--data-dir", str(self.folder)], env=UNTRAINED
         )
         if done.exit_code == 0:
             return []

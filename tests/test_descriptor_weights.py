@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from app import index_cli
 from app.assembly import build_describer
 from app.cli import describe
 from app.cli import search as search_command
-from app.evaluate_cli import evaluate
+from app.commands import index
+from app.commands.evaluate import evaluate
 from app.main import create_app
 from app.settings import Settings, load_settings
 from engine.backbones.weights import load_weights
@@ -642,7 +642,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     program = typer.Typer()
     for command in (search_command, describe, evaluate):
         program.command(command.__name__)(command)
-    program.add_typer(index_cli.app, name="index")
+    program.add_typer(index.app, name="index")
 
     def run(*arguments: object) -> dict[str, Any]:
         result = CliRunner().invoke(program, [*map(str, arguments), "--json"])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from app.assembly import open_searcher
-from app.duplicates_cli import duplicates
-from app.duplicates_report import GROUPS, MEMBERS, render, write_duplicates
+from app.commands.duplicates import duplicates
+from app.commands.duplicates_report import GROUPS, MEMBERS, render, write_duplicates
 from app.settings import Settings
 from benchmarks.crashing import pictures
 from engine.errors import InvalidOption, UnknownImage

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner, Result
 
-from app.explain_cli import explain
+from app.commands.explain import explain
 from engine.backbones.weights import Preprocessing
 from engine.cooccurrence import direct_filter
 from engine.describer import Describer

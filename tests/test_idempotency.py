@@ -13,8 +13,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.idempotency import BodyDigest
-from app.idempotency_store import KEPT_S, MAX_KEYS, Answer, IdempotencyStore
+from app.serving.idempotency import BodyDigest
+from app.serving.idempotency_store import KEPT_S, MAX_KEYS, Answer, IdempotencyStore
 from tests.drawing import photo
 from tests.patience import until
 from tests.server import serving

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app import keys_cli
+from app.commands import keys
 from app.errors import KeysUnreadable
 from app.security.attempts import Attempts
 from app.security.keys import FILE, KeyFile, find_key, make_key, parse_lifetime
@@ -28,7 +28,7 @@ NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> str:
-    done = CliRunner().invoke(keys_cli.app, [*arguments, "--data-dir", str(folder)])
+    done = CliRunner().invoke(keys.app, [*arguments, "--data-dir", str(folder)])
     assert done.exit_code == code, done.output
     return done.stdout
 
@@ -255,7 +255,7 @@ def test_nothing_is_a_list_too(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
-    done = CliRunner().invoke(keys_cli.app, [*arguments, "--data-dir", str(tmp_path)])
+    done = CliRunner().invoke(keys.app, [*arguments, "--data-dir", str(tmp_path)])
     assert isinstance(done.exception, InvalidOption)
     assert words in str(done.exception)
     assert not (tmp_path / FILE).exists()

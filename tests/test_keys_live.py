@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client, ServiceProblem
 from app.security.keys import KeyFile
 from app.security.scopes import Scope
-from app.session import session
 from app.settings import Settings
+from app.terminal.client import Client, ServiceProblem
+from app.terminal.session import session
 from tests.drawing import photo
 from tests.keyed import key_id, new_key
 from tests.server import Server, serving

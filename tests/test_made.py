@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from app import make_dataset_cli
+from app.commands import make_dataset
 from engine.errors import InvalidOption, StorageFull
 from engine.evaluation.datasets import Dataset, load_dataset, missing_files
 from engine.evaluation.protocols import evaluate_similarities
@@ -53,7 +53,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 TRAINING, TEST = range(0, 20), range(1000, 1015)
 
 app = typer.Typer()
-app.command("make-dataset")(make_dataset_cli.make_dataset)
+app.command("make-dataset")(make_dataset.make_dataset)
 app.command("other")(lambda: None)  # or the only command would need no name
 runner = CliRunner()
 

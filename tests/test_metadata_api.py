@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from app import cli
 from app.cursor import from_cursor, to_cursor
 from app.errors import InvalidFields
-from app.session import session
 from app.settings import Settings
+from app.terminal.session import session
 from tests.drawing import photo
 from tests.stored import an_image
 from tests.test_api import SMALL, make_client, put, search

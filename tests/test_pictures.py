@@ -371,7 +371,7 @@ def test_other_kinds_are_refused() -> None:
 
 LOADED = """
 import sys
-import app.cli, app.explain_cli, engine.explaining
+import app.cli, app.commands.explain, engine.explaining
 assert "matplotlib" not in sys.modules, "matplotlib before it is needed"
 import engine.pictures
 assert "matplotlib.pyplot" not in sys.modules, "pyplot"

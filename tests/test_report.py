@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app import evaluation_pictures, evaluation_report
-from app.evaluation_pictures import safe_name, write_contact_sheets, write_correlation
-from app.evaluation_report import method_label, render, write_report
+from app.evaluating import pictures, report
+from app.evaluating.pictures import safe_name, write_contact_sheets, write_correlation
+from app.evaluating.report import method_label, render, write_report
 from engine.cooccurrence import direct_filter, learned_cooccurrence
 from engine.describer import Describer
 from engine.errors import InvalidOption
@@ -263,7 +263,7 @@ def test_a_page_of_many_pictures_has_smaller_ones(
     evaluated: Evaluated,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(evaluation_report, "FULL_SIZE", 7)
+    monkeypatch.setattr(report, "FULL_SIZE", 7)
     for picture in read(render(dataset, describer, [evaluated])).all("image"):
         data = base64.b64decode(picture.attributes["href"].partition(",")[2])
         assert 80 <= opened(io.BytesIO(data)).width < 130
@@ -542,7 +542,7 @@ def test_queries_without_a_positive_have_no_sheet_and_keep_the_numbers(
     evaluated = ranked(dataset, *([] for _ in queries))
     write_contact_sheets(tmp_path / "all", dataset, evaluated, silent)
     assert sorted(path.stem for path in (tmp_path / "all").iterdir()) == ["0002_b", "0003_c"]
-    monkeypatch.setattr(evaluation_pictures, "SHEETS", 1)
+    monkeypatch.setattr(pictures, "SHEETS", 1)
     write_contact_sheets(tmp_path / "first", dataset, evaluated, silent)
     assert [path.stem for path in (tmp_path / "first").iterdir()] == ["0002_b"]
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from app import train_cli
 from app.assembly import build_describer
+from app.commands import train
 from app.settings import Settings
 from app.training.distill import _run
 from engine.backbones.weights import load_weights
@@ -38,7 +38,7 @@ STEPS = 4
 def run(*arguments: object) -> Result:
     """The command in this process; raises what it raises."""
     words = ["distill", *map(str, arguments)]
-    return CliRunner().invoke(train_cli.app, words, catch_exceptions=False)
+    return CliRunner().invoke(train.app, words, catch_exceptions=False)
 
 
 def run_json(*arguments: object) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from app import train_cli
 from app.assembly import build_describer
+from app.commands import train
 from app.settings import Settings
 from engine.backbones.weights import load_weights
 from engine.cooccurrence import direct_filter
@@ -51,9 +51,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def run(*arguments: object) -> Result:
     """The command in this process; raises what it raises."""
-    return CliRunner().invoke(
-        train_cli.app, ["filter", *map(str, arguments)], catch_exceptions=False
-    )
+    return CliRunner().invoke(train.app, ["filter", *map(str, arguments)], catch_exceptions=False)
 
 
 def test_a_run_leaves_a_filter_its_log_and_pictures(

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from app import train_cli
 from app.assembly import build_describer
+from app.commands import train
 from app.settings import Settings
 from engine.backbones import build_trunk
 from engine.backbones.weights import load_weights
@@ -63,7 +63,7 @@ def things(folder: Path, count: int, each: int, *, first: int = 0) -> Path:
 def run(*arguments: object) -> Result:
     """The command in this process; raises what it raises."""
     words = ["metric", *DESCRIPTORS, *map(str, (*SHORT, *arguments))]
-    return CliRunner().invoke(train_cli.app, words, catch_exceptions=False)
+    return CliRunner().invoke(train.app, words, catch_exceptions=False)
 
 
 def run_json(*arguments: object) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def test_a_resumed_run_takes_its_options_from_the_folder(
 ) -> None:
     out, result = finished
     words = ["metric", "--out", str(out), "--resume", "--json"]
-    again = CliRunner().invoke(train_cli.app, words, catch_exceptions=False)
+    again = CliRunner().invoke(train.app, words, catch_exceptions=False)
     assert json.loads(again.stdout)["scores"] == result["scores"]
     assert not (out / "described").exists()  # it has taken that of the run
     with pytest.raises(InvalidOption, match="has --dim 8, not 4"):
@@ -267,7 +267,7 @@ def test_the_trunk_may_be_left_open_and_the_run_keeps_its_name(
     extra += ("--max-side", 64, "--pooling", pooling, "--precision", "float32")
     learning = (*SHORT, "--epochs", 1, "--data", data, "--out", out)
     words = ["metric", *map(str, (*extra, *learning))]
-    CliRunner().invoke(train_cli.app, words, catch_exceptions=False)
+    CliRunner().invoke(train.app, words, catch_exceptions=False)
     saved = DescriptorWeights.read(out / "projection.safetensors")
     assert (saved.made_for["backbone"], saved.made_for["layer"]) == wanted
     assert stored_config(out)["options"]["backbone"] == wanted[0]

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from app import train_cli
 from app.assembly import build_describer
+from app.commands import train
 from app.settings import Settings
 from engine.cooccurrence import direct_filter
 from engine.describer import Describer
@@ -53,7 +53,7 @@ def learned(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def run(*arguments: object) -> Result:
     """The command in this process; raises what it raises."""
     return CliRunner().invoke(
-        train_cli.app, ["whitening", *map(str, arguments)], catch_exceptions=False
+        train.app, ["whitening", *map(str, arguments)], catch_exceptions=False
     )
 
 

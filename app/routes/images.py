@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from app.conditional import conditional
 from app.cursor import from_cursor, to_cursor
 from app.deps import JobsDep, RootDep, SearcherDep
 from app.examples import CHANGES
 from app.schemas import ImageOut, ImagesOut
 from app.security.needs import needs
 from app.security.scopes import Scope
+from app.serving.conditional import conditional
 from app.uploads import MERGE_PATCH, PutRequest, multipart, read_filter, read_patch, read_put
 from engine.catalog.listing import list_images
 from engine.ingest import check_id

@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
-from app.conditional import conditional
 from app.deps import SearcherDep
 from app.security.needs import needs
 from app.security.scopes import Scope
+from app.serving.conditional import conditional
 from engine.errors import NoOriginal
 
 router = APIRouter(tags=["images"], dependencies=[needs(Scope.SEARCH)])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from app import console
 from app.settings import Settings
+from app.terminal import console
 from engine.errors import InvalidOption
 
 if TYPE_CHECKING:

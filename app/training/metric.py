@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import console, options
 from app.settings import load_settings
+from app.terminal import console, options
 from app.training import common
 from engine.errors import InvalidOption
 

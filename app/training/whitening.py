@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from app import console, options
 from app.settings import load_settings
+from app.terminal import console, options
 from app.training import common
 
 _SETTINGS = (

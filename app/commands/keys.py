@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app import console, options
 from app.security.scopes import Scope
 from app.settings import load_settings
+from app.terminal import console, options
 
 app = typer.Typer(
     help="Keys for those who may use the service; it need not be stopped for this.",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import console, options
 from app.settings import Settings, load_settings
+from app.terminal import console, options
 from engine.errors import InvalidOption
 from engine.types import Expansion
 
@@ -105,8 +105,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Rank the database for every query and print mAP, per kind of query."""
-    from app import evaluation_output as output
-    from app.evaluation_work import Work, load
+    from app.evaluating import output
+    from app.evaluating.work import Work, load
     from app.learned import with_trunk_of
     from engine.backbones.weights import AUTO
     from engine.cooccurrence_filter import pooling_with_filter

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from app import console
 from app.assembly import open_searcher
-from app.client import Client
 from app.settings import Settings
+from app.terminal import console
+from app.terminal.client import Client
 from engine.errors import DataFolderInUse
 from engine.searcher import Searcher
 

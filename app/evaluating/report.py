@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app import __version__
-from app.files import write_file
+from app.terminal.files import write_file
 from engine.describer import Describer
 from engine.errors import EngineError
 from engine.evaluation.datasets import Dataset, Query, queries_without_positives

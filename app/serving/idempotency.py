@@ -24,7 +24,7 @@ from app.errors import (
     RequestProblem,
     problem_for,
 )
-from app.idempotency_store import Answer, Claim, IdempotencyStore
+from app.serving.idempotency_store import Answer, Claim, IdempotencyStore
 from engine.errors import EngineError
 
 Result = TypeVar("Result")

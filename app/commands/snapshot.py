@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from app import __version__, console, options
+from app import __version__
 from app.settings import load_settings
+from app.terminal import console, options
 
 app = typer.Typer(
     help="Take snapshots of the index, also while it is in use, and restore them.",

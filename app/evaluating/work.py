@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from app import console
 from app.assembly import describer_options, find_trunk
-from app.evaluation_report import method_label, write_report
+from app.evaluating.report import method_label, write_report
 from app.settings import Settings
+from app.terminal import console
 from engine.backbones.weights import Weights, default_cache_dir
 from engine.describer import Describer
 from engine.descriptor_weights import DescriptorWeights
@@ -159,7 +159,7 @@ class Work:
 
     def write_contact_sheets(self, folder: Path, dataset: Dataset, evaluated: Evaluated) -> None:
         """A picture of each of the first queries with its first hits."""
-        from app.evaluation_pictures import write_contact_sheets
+        from app.evaluating.pictures import write_contact_sheets
 
         with console.progress_bar("drawing contact sheets") as bar:
             write_contact_sheets(folder, dataset, evaluated, bar.update)
@@ -167,7 +167,7 @@ class Work:
 
     def write_correlation(self, path: Path, dataset: Dataset) -> None:
         """The correlation of the queries' total co-occurrence vectors."""
-        from app.evaluation_pictures import write_correlation
+        from app.evaluating.pictures import write_correlation
 
         with console.progress_bar("describing queries") as bar:
             write_correlation(path, dataset, self._latest(), self.cache_dir, bar.update)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app import console, options
+from app.terminal import console, options
 from engine.errors import InvalidOption
 
 

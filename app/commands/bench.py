@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app import console, options
 from app.allocator import keep_large_blocks
 from app.settings import load_settings
+from app.terminal import console, options
 from engine.errors import InvalidOption
 
 app = typer.Typer(help="Measure this machine.", no_args_is_help=True)

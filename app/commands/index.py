@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import console, options
-from app.client import Client, ServiceProblem
-from app.duplicates_cli import duplicates
-from app.files import find_images
-from app.rebuild_cli import rebuild
+from app.commands.duplicates import duplicates
+from app.commands.rebuild import rebuild
 from app.settings import load_settings
+from app.terminal import console, options
+from app.terminal.client import Client, ServiceProblem
+from app.terminal.files import find_images
 from engine.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add(
     json: options.Json = False,
 ) -> None:
     """Add images; what is stored already is skipped, so an interrupted add can be repeated."""
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(
         data_dir=data_dir,
@@ -142,7 +142,7 @@ def build(
     json: options.Json = False,
 ) -> None:
     """Fit the projection on the collection and publish a new generation."""
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir, device=device)
     with session(settings, url) as target, console.progress_bar("building") as bar:
@@ -178,7 +178,7 @@ def reload(
     url: options.Url = None, data_dir: options.DataDir = None, json: options.Json = False
 ) -> None:
     """Tell the running service to load the generation that CURRENT names."""
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir)
     with session(settings, url) as target:
@@ -204,7 +204,7 @@ def rollback(
     json: options.Json = False,
 ) -> None:
     """Go back to an earlier generation; images that came or went since are seen to."""
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir)
     with session(settings, url) as target:
@@ -226,7 +226,7 @@ def stats(
 ) -> None:
     """Size, generation and recipe of the index."""
     from app.routes.admin import index_out
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir)
     with session(settings, url) as target:

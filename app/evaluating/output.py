@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from app import console
-from app.evaluation_report import method_label
+from app.evaluating.report import method_label
+from app.terminal import console
 from engine.backbones.weights import Weights
 from engine.describer import Describer
 from engine.evaluation.datasets import Dataset, queries_without_positives

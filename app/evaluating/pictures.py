@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.evaluation_report import Progress, method_label
-from app.files import write_file
+from app.evaluating.report import Progress, method_label
+from app.terminal.files import write_file
 from engine.describer import Describer
 from engine.errors import EngineError, InvalidOption
 from engine.evaluation.correlation import RADIUS, query_vectors

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app import console, options
 from app.settings import PROJECTION_FIELDS, RECIPE_FIELDS, Settings, load_settings
+from app.terminal import console, options
 from engine.errors import IndexMismatch, InvalidOption
 from engine.types import Recipe
 

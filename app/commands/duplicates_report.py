@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app import __version__
-from app.files import write_file
+from app.terminal.files import write_file
 from engine.errors import EngineError
 from engine.images import decode, encode_thumbnail
 from engine.types import Json

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app import console, options
-from app.files import write_file
 from app.settings import Settings, load_settings
+from app.terminal import console, options
+from app.terminal.files import write_file
 from engine.errors import EngineError, InvalidOption
 from engine.types import Json, Pixels
 

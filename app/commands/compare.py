@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from app import console, options
-from app.files import read_file
 from app.settings import load_settings
+from app.terminal import console, options
+from app.terminal.files import read_file
 
 
 def compare(
@@ -26,7 +26,7 @@ def compare(
     By the model and the scores of the index; neither needs to be stored there.
     """
     from app.schemas import CompareOut
-    from app.session import session
+    from app.terminal.session import session
 
     settings = load_settings(data_dir=data_dir, device=device, precision=precision)
     first, second = read_file(a), read_file(b)

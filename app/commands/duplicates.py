@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import typer
 
-from app import console, options
-from app.client import Client, ServiceProblem
 from app.settings import load_settings
+from app.terminal import console, options
+from app.terminal.client import Client, ServiceProblem
 from engine.errors import InvalidOption
 
 
@@ -34,9 +34,9 @@ def duplicates(
     json: options.Json = False,
 ) -> None:
     """Find images of the collection that show the same picture, group by group."""
+    from app.commands.duplicates_report import write_duplicates
     from app.duplicates import duplicates_of
-    from app.duplicates_report import write_duplicates
-    from app.session import session
+    from app.terminal.session import session
     from engine.duplicates import DuplicateOptions
 
     chosen = DuplicateOptions(min_score, min_probability, limit)

@@ -1,0 +1,1 @@
+"""What `cooc` can be asked to do: one file a command, or a group of them."""

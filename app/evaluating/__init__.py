@@ -1,0 +1,1 @@
+"""`cooc evaluate`: the work, and its tables, pictures and pages."""
