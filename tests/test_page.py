@@ -152,6 +152,7 @@ def test_a_box_dragged_on_the_query_searches_that_part(page: Page, tmp_path: Pat
     path = tmp_path / "pair.png"
     pair.save(path)
     search(page, path)
+    page.wait("document.querySelector('#query-photo').naturalWidth > 0")
     left, top, width, height = page.evaluate(
         "(({left, top, width, height}) => [left, top, width, height])"
         "(document.querySelector('#query-photo').getBoundingClientRect())"
