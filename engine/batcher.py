@@ -123,7 +123,8 @@ class Batcher(Generic[Item, Result]):
             wait_s = self._seconds_until_done()
             if not self._has_room(entry):
                 self._refuse(f"{len(self._line)} images are waiting for the model already")
-            elif time.monotonic() + MARGIN * wait_s > deadline:
+            # If nothing keeps it waiting it is late by itself, and told so by its deadline.
+            elif wait_s and time.monotonic() + MARGIN * wait_s > deadline:
                 self._refuse(f"the images that wait take about {wait_s:.1f} s, beyond the deadline")
             self._put(entry)
         return entry.future

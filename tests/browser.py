@@ -37,6 +37,8 @@ OPTIONS = [
 ]
 WAIT_S = 120.0
 READY = "document.querySelector('#main')?.dataset.ready === 'yes'"
+SETTLED = "[...document.images].every((image) => image.complete || image.loading === 'lazy')"
+"""A picture that is still to come moves what is below it, away from the pointer."""
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 """When the machine gets or loses an address of any network, Chromium breaks off all requests."""
 MODIFIERS = {"Alt": 1, "Control": 2, "Meta": 4, "Shift": 8}
@@ -226,7 +228,7 @@ class Page:
     def click(self, selector: str) -> None:
         """With the pointer, in the middle of what is there once it can be seen."""
         query = json.dumps(selector)
-        self.wait(f"document.querySelector({query})?.checkVisibility() ?? false")
+        self.wait(f"document.querySelector({query})?.checkVisibility() && {SETTLED}")
         self.evaluate(f"document.querySelector({query}).scrollIntoView({{block: 'center'}})")
         x, y = self.evaluate(
             f"(({{left, top, width, height}}) => [left + width / 2, top + height / 2])"

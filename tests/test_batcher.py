@@ -271,6 +271,17 @@ def test_what_is_too_late_is_never_worked_on(gated: Gated, busy: Batcher[int, in
     assert (busy.load.expired, busy.load.cancelled) == (1, 0)
 
 
+def test_what_is_too_late_by_itself_is_not_refused_as_one_too_many(
+    gated: Gated, busy: Batcher[int, int]
+) -> None:
+    late = busy.submit(1, deadline=time.monotonic() - 1)
+    gated.release.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(WAIT_S)
+    assert gated.calls == [[GATE]]
+    assert busy.load.refused == 0
+
+
 def test_what_would_be_too_late_is_refused_at_once(make: Make) -> None:
     inside, release = threading.Event(), threading.Event()
 

@@ -17,6 +17,7 @@ from engine.errors import Overloaded, UnknownImage
 from engine.queries.explained_hits import HitExplainer
 from engine.queries.querying import Example
 from tests.drawing import photo
+from tests.patience import PATIENCE_S
 from tests.test_api import make_client, put, search
 from tests.test_search_api import REGION, posted, searcher_of
 
@@ -110,7 +111,7 @@ class SlowCatalog:
 
     def get(self, image_id: str) -> None:
         self.asked.set()
-        self.go_on.wait()
+        assert self.go_on.wait(PATIENCE_S)
         raise UnknownImage(image_id)
 
 
@@ -127,7 +128,7 @@ def test_only_so_many_searches_wait_to_be_explained(describer: Describer) -> Non
 
     first = threading.Thread(target=explain)
     first.start()
-    catalog.asked.wait()
+    assert catalog.asked.wait(PATIENCE_S)
     with pytest.raises(Overloaded, match="leave `explain` out of `include`") as refused:
         explainer.explain(Example("b"), [])
     assert refused.value.retry_after_s > 0

@@ -148,7 +148,7 @@ def test_processes_that_write_at_once_lose_no_key(tmp_path: Path) -> None:
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
         for _ in range(3)
     ]
-    told = [line for writer in writers for line in writer.communicate(timeout=60)[0].split()]
+    told = [line for writer in writers for line in writer.communicate(timeout=300)[0].split()]
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len(told) == 75
     assert set(KeyFile(tmp_path / "index").keys()) == {key_id(text) for text in told}

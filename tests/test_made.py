@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -338,19 +338,17 @@ def test_a_run_that_was_killed_goes_on_to_the_same_set(tmp_path: Path) -> None:
     options = replace(SMALL, instances=8, views=8)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     script = (
-        "from pathlib import Path; from engine.made import SetOptions, write_set\n"
-        f"write_set(Path({str(broken)!r}), {options!r})"
+        "import os, signal; from pathlib import Path\n"
+        "from engine.made import SetOptions, write_set\n"
+        "def killed(done, total):\n"
+        "    if done == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_set(Path({str(broken)!r}), {options!r}, progress=killed)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(SOURCE)}
-    )
-    deadline = time.monotonic() + 60
-    while len(list(broken.glob("images/*.jpg"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
     there = len(list(broken.glob("images/*.jpg")))
-    assert 5 <= there < options.total
+    assert there == 5
     assert not (broken / "gt.json").exists()
     assert write_set(broken, options).drawn == options.total - there
     assert write_set(broken, options).drawn == 0

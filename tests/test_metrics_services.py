@@ -75,6 +75,8 @@ def test_a_client_that_left_and_one_too_many_are_counted(tmp_path: Path) -> None
         # Requests are counted after they were answered.
         counted = "cooc_request_duration_seconds_count"
         until(lambda: asked <= samples(server.http).get(counted, {}).keys())
+        # What was left in the queue is found out when the next is taken from it.
+        until(lambda: server.searcher.load.cancelled == 1)
         told = samples(server.http)
     assert waiting["cooc_queue_images"][labels(priority="search")] == 1
     assert waiting["cooc_model_images"][labels()] == 1

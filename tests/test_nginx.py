@@ -23,14 +23,13 @@ from app.security.scopes import Scope
 from app.settings import Settings
 from tests.drawing import photo
 from tests.keyed import new_key
-from tests.patience import until
+from tests.patience import PATIENCE_S, until
 from tests.proxy import answering, free_port, missing, proxied, read_head, start_script
 from tests.server import Server, serving
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
 LIMITS = {"COOC_MAX_UPLOAD_MB": "1", "COOC_MAX_BULK_MB": "8"}
-WAIT_S = 20
 
 
 class Site:
@@ -39,11 +38,11 @@ class Site:
     def __init__(self, server: Server, url: str, key: str, log: Path) -> None:
         self.server, self.key, self.log = server, key, log
         self.port = int(urlsplit(url).port or 0)
-        self.http = httpx.Client(base_url=url, timeout=60)
+        self.http = httpx.Client(base_url=url, timeout=PATIENCE_S)
         self.headers = {"Authorization": f"Bearer {key}"}
 
     def send(self, data: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         connection.sendall(data)
         return connection
 
@@ -116,7 +115,7 @@ def test_a_long_photo_is_no_reason_to_log_a_query(tmp_path: Path) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     with answering(taking) as port, proxied(tmp_path, port) as url:
-        answer = httpx.post(f"{url}/search?secret=42", content=bytes(300_000), timeout=WAIT_S)
+        answer = httpx.post(f"{url}/search?secret=42", content=bytes(300_000), timeout=PATIENCE_S)
         assert answer.status_code == 200
         until(lambda: "POST /search 200" in (tmp_path / "access.log").read_text())
     assert "secret" not in (tmp_path / "error.log").read_text()
@@ -217,7 +216,7 @@ def test_an_upload_is_passed_on_where_the_service_cannot_be_asked(
     head = b"PUT /images/a HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n"
     with answering(refusing) as port, proxied(tmp_path, port) as url:
         place = ("127.0.0.1", int(urlsplit(url).port or 0))
-        connection = socket.create_connection(place, timeout=WAIT_S)
+        connection = socket.create_connection(place, timeout=PATIENCE_S)
         connection.sendall(head)
         assert response(connection).status_code == 507
 
@@ -231,14 +230,16 @@ def test_a_service_that_sees_a_photo_sees_all_of_it(tmp_path: Path) -> None:
 
     def body() -> Iterator[bytes]:
         yield b"first"
+        # Its workers do not wait for each other.
+        until(lambda: seen)
         # Whether nginx has passed it on by now does not depend on a clock: it has answered another.
-        httpx.get(f"{url}/other")
+        httpx.get(f"{url}/other", timeout=PATIENCE_S)
         assert {head.split(b" ")[1] for head in seen} == {b"/version", b"/other"}
         yield b"second"
 
     with answering(reading) as port, proxied(tmp_path, port) as url:
         length = {"Content-Length": str(len(b"firstsecond"))}
-        httpx.post(f"{url}/search", content=body(), headers=length, timeout=WAIT_S)
+        httpx.post(f"{url}/search", content=body(), headers=length, timeout=PATIENCE_S)
     assert seen[-1].startswith(b"POST /search ")
     assert len(seen) == 3
 
@@ -248,7 +249,7 @@ def test_a_bulk_upload_goes_through_and_is_followed(site: Site) -> None:
     answer = site.http.post("/index/add", files=files, headers=site.headers)
     assert answer.status_code == 202
     url = f"{answer.headers['Location']}/events"
-    with site.http.stream("GET", url, headers=site.headers, timeout=WAIT_S) as events:
+    with site.http.stream("GET", url, headers=site.headers, timeout=PATIENCE_S) as events:
         lines = [line for line in events.iter_lines() if line.startswith(("event", "data"))]
     assert lines[-2] == "event: end"
     job = json.loads(lines[-1].removeprefix("data: "))
@@ -310,10 +311,10 @@ def test_another_proxy_in_front_is_believed_if_it_is_named(tmp_path: Path) -> No
     sent = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https", "Forwarded": "for=me"}
     with answering(echo) as port:
         with proxied(tmp_path / "alone", port) as url:
-            alone = seen_headers(httpx.get(url, headers=sent))
+            alone = seen_headers(httpx.get(url, headers=sent, timeout=PATIENCE_S))
         named = "198.51.100.1,127.0.0.0/8"
         with proxied(tmp_path / "behind", port, FRONT_PROXIES=named) as url:
-            behind = seen_headers(httpx.get(url, headers=sent))
+            behind = seen_headers(httpx.get(url, headers=sent, timeout=PATIENCE_S))
     assert (alone["x-forwarded-for"], alone["x-forwarded-proto"]) == ("127.0.0.1", "http")
     assert (behind["x-forwarded-for"], behind["x-forwarded-proto"]) == ("192.0.2.7", "https")
     assert behind["host"] == urlsplit(url).netloc
@@ -328,13 +329,13 @@ def test_events_arrive_when_they_are_sent(tmp_path: Path) -> None:
         # Says nothing of buffering itself.
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         connection.sendall(b"data: first\n\n")
-        assert arrived.wait(WAIT_S)
+        assert arrived.wait(PATIENCE_S)
         connection.sendall(b"data: second\n\n")
 
     with (
         answering(events) as port,
         proxied(tmp_path, port, COOC_ROOT_PATH="/photos") as url,
-        httpx.stream("GET", f"{url}/photos/jobs/abc/events", timeout=WAIT_S) as answer,
+        httpx.stream("GET", f"{url}/photos/jobs/abc/events", timeout=PATIENCE_S) as answer,
     ):
         lines = (line for line in answer.iter_lines() if line)
         assert next(lines) == "data: first"
@@ -356,33 +357,33 @@ def test_a_bulk_upload_is_passed_on_while_it_arrives(tmp_path: Path) -> None:
 
     def body() -> Iterator[bytes]:
         yield b"first"
-        assert begun.wait(WAIT_S)
+        assert begun.wait(PATIENCE_S)
         yield b"second"
 
     with answering(reading) as port, proxied(tmp_path, port) as url:
         length = {"Content-Length": str(len(b"firstsecond"))}
-        answer = httpx.post(f"{url}/index/add", content=body(), headers=length, timeout=WAIT_S)
+        answer = httpx.post(f"{url}/index/add", content=body(), headers=length, timeout=PATIENCE_S)
         assert answer.status_code == 200
 
 
 def test_a_service_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
     with proxied(tmp_path / "none", free_port()) as url:
-        answer = httpx.post(f"{url}/search", content=b"x")
+        answer = httpx.post(f"{url}/search", content=b"x", timeout=PATIENCE_S)
         assert problem(answer).code == "bad_gateway"
-        answer = httpx.get(f"{url}/readyz")
+        answer = httpx.get(f"{url}/readyz", timeout=PATIENCE_S)
         assert problem(answer).code == "bad_gateway"
         assert answer.headers["Retry-After"] == "5"
     enough = threading.Event()
 
     def silent(connection: socket.socket) -> None:
         read_head(connection)
-        enough.wait(WAIT_S)
+        enough.wait(PATIENCE_S)
 
     with (
         answering(silent) as port,
         proxied(tmp_path / "slow", port, COOC_DEADLINE_S="0.5", MARGIN_S="1") as url,
     ):
-        answer = httpx.get(f"{url}/readyz")
+        answer = httpx.get(f"{url}/readyz", timeout=PATIENCE_S)
         enough.set()
     assert problem(answer).code == "gateway_timeout"
 
@@ -393,7 +394,7 @@ def test_below_a_prefix_everything_is_there(tmp_path: Path) -> None:
     with (
         serving(tmp_path / "index", **root) as server,
         proxied(tmp_path / "nginx", server.port, **root) as url,
-        httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as http,
+        httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=PATIENCE_S) as http,
     ):
         moved = http.get("/shop/photos")
         assert (moved.status_code, moved.headers["Location"]) == (308, f"{url}/shop/photos/")
@@ -434,26 +435,28 @@ def test_with_certificates_it_speaks_https_and_sends_http_there(
         "HTTPS_PORT": f"{published}{port}",
     }
     key = new_key(tmp_path / "index", Scope.SEARCH)
+    https = f"https://127.0.0.1:{port}"
     with (
         serving(tmp_path / "index") as server,
         proxied(tmp_path / "nginx", server.port, **settings) as url,
-        httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusted) as http,
+        httpx.Client(base_url=https, verify=trusted, timeout=PATIENCE_S) as http,
     ):
         answer = http.get("/jobs?limit=1", headers={"X-API-Key": key})
         assert answer.status_code == 200
         assert "max-age" in answer.headers["Strict-Transport-Security"]
         signed_in = http.post("/session", json={"key": key})
         assert "secure" in signed_in.headers["Set-Cookie"].lower()
-        moved = httpx.get(f"{url}/jobs?limit=1")
+        moved = httpx.get(f"{url}/jobs?limit=1", timeout=PATIENCE_S)
         assert moved.status_code == 308
-        assert moved.headers["Location"] == f"https://127.0.0.1:{port}/jobs?limit=1"
-        assert httpx.get(f"http://127.0.0.1:{port}/a").headers["Location"].startswith("https://")
+        assert moved.headers["Location"] == f"{https}/jobs?limit=1"
+        plain = httpx.get(f"http://127.0.0.1:{port}/a", timeout=PATIENCE_S)
+        assert plain.headers["Location"].startswith("https://")
 
 
 def test_the_configuration_is_one_that_nginx_reads(tmp_path: Path) -> None:
     everything = {**LIMITS, "FRONT_PROXIES": "10.0.0.0/8,fc00::/7", "COOC_ROOT_PATH": "a//b/"}
     process = start_script(tmp_path, "check", **everything)
-    _, said = process.communicate(timeout=WAIT_S)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, said) == (0, "")
     assert "location /a/b/ {" in (tmp_path / "service.conf").read_text()
 
@@ -473,7 +476,7 @@ def test_the_configuration_is_one_that_nginx_reads(tmp_path: Path) -> None:
 )
 def test_settings_that_make_no_sense_are_named(tmp_path: Path, name: str, value: str) -> None:
     process = start_script(tmp_path, "check", **{name: value}, TLS_DIR=str(tmp_path))
-    _, said = process.communicate(timeout=WAIT_S)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert name.removesuffix("_DIR") in said
     assert said.startswith("start.sh: ")

@@ -91,7 +91,7 @@ def address(page: Page) -> dict[str, list[str]]:
 
 
 def test_a_photo_finds_itself_and_more_come_as_one_scrolls(page: Page, query: Path) -> None:
-    assert page.count("#sample-list img") > 5
+    page.wait("document.querySelectorAll('#sample-list img').length > 5")
     search(page, query)
     assert page.evaluate(FIRST) == "set/07.jpg"
     assert "exact" in page.text(RESULTS)
@@ -152,6 +152,7 @@ def test_a_box_dragged_on_the_query_searches_that_part(page: Page, tmp_path: Pat
     path = tmp_path / "pair.png"
     pair.save(path)
     search(page, path)
+    page.wait("document.querySelector('#query-photo').naturalWidth > 0")
     left, top, width, height = page.evaluate(
         "(({left, top, width, height}) => [left, top, width, height])"
         "(document.querySelector('#query-photo').getBoundingClientRect())"
@@ -458,7 +459,7 @@ def test_behind_a_prefix_a_key_is_asked_for_and_decides_what_is_shown(
     ):
         server.http.put("/images/a.jpg", files={"image": photo(7)}).raise_for_status()
         admin, reader = (new_key(folder, scope) for scope in (Scope.ADMIN, Scope.SEARCH))
-        assert httpx.get(f"{url}version").status_code == 401
+        assert httpx.get(f"{url}version", timeout=60).status_code == 401
         page = browser.page()
         page.call("Page.navigate", url=url)
         page.wait("document.querySelector('#sign-in')?.open")

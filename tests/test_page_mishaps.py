@@ -34,6 +34,14 @@ HOLD = """(() => {
     : real(path, options);
 })()"""
 """Keeps back requests until `held` is called."""
+HOLD_UPLOADS = """(() => {
+  const send = XMLHttpRequest.prototype.send;
+  window.uploads = [];
+  XMLHttpRequest.prototype.send = function (body) {
+    if (window.uploads) window.uploads.push(() => send.call(this, body));
+    else send.call(this, body);
+  };
+})()"""
 ASKED = f"{DONE} && document.querySelector('#timing').textContent !== 'Searching…'"
 
 
@@ -352,8 +360,11 @@ def test_a_file_that_is_taken_away_stops_no_other(
     # Each is an upload of its own; the last has not begun when it is taken away.
     files = [noise(tmp_path / f"{number}.png", 580) for number in range(3)]
     page.goto(f"{server.url}/?view=add")
+    page.evaluate(HOLD_UPLOADS)
     page.upload("#add-files", *files)
+    page.wait("uploads.length === 1")
     files[2].unlink()
+    page.evaluate("(() => { const [go] = uploads; uploads = null; go(); })()")
     page.wait("document.querySelector('#add-summary').checkVisibility()", 60)
     assert "Finished: 2 added, 0 skipped, 1 failed" in page.text("#add-summary-line")
     assert "2.png" in page.text("#add-error-list")

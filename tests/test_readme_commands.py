@@ -122,9 +122,10 @@ def use_filters_and_urls(reader: Reader) -> None:
         if "width" in body:  # a region
             image = (reader.folder / "beach.jpg").read_bytes()
             files: dict[str, Any] = {"image": image, "region": (None, json.dumps(body))}
-            assert httpx.post(f"{reader.url}/search", files=files).status_code == 200
+            answer = httpx.post(f"{reader.url}/search", files=files, timeout=60)
+            assert answer.status_code == 200, answer.text
         elif path is not None:
-            answer = httpx.post(f"{reader.url}{path}", json=body)
+            answer = httpx.post(f"{reader.url}{path}", json=body, timeout=60)
             assert answer.json()["code"] == "url_not_allowed", answer.text
         else:
             answer = reader.get(f"/images?filter={quote(json.dumps(body))}")

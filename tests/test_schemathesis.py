@@ -52,7 +52,7 @@ def _fill(server: Server) -> None:
 
 
 def _operations(server: Server) -> Operations:
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", timeout=60)
     found = {}
     for result in schema.get_all_operations():
         assert isinstance(result, Ok), result
@@ -116,6 +116,6 @@ def _hold(operation: Any, headers: Mapping[str, str], *, left_out: list[Any]) ->
             case.headers["X-Deadline-Ms"] = "10000"
         number = next(ADDRESSES)
         case.headers["X-Forwarded-For"] = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        case.call_and_validate(timeout=30, headers=dict(headers), excluded_checks=excluded)
+        case.call_and_validate(timeout=60, headers=dict(headers), excluded_checks=excluded)
 
     answers()

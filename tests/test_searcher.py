@@ -46,6 +46,7 @@ from engine.types import (
 )
 from tests.augmentation_loops import augmented_rows, expanded
 from tests.drawing import encode, photo, scene, view
+from tests.patience import PATIENCE_S, until
 from tests.stored import an_image, unit_vectors
 
 COUNT = 64
@@ -1019,7 +1020,7 @@ class Slow:
 
     def describe(self, images: Sequence[np.ndarray]) -> Vectors:
         self.inside.set()
-        assert self.release.wait(10)
+        assert self.release.wait(PATIENCE_S)
         return self._inner.describe(images)
 
 
@@ -1032,14 +1033,19 @@ def slow(describer: Describer) -> Iterator[Slow]:
 
 def test_a_late_answer_is_a_deadline_exceeded(tmp_path: Path, slow: Slow) -> None:
     searcher = Searcher(tmp_path, slow, deadline_s=0.05)  # type: ignore[arg-type]
+    # The model is at work all the time: whoever it took up late would be told otherwise.
+    pixels = searcher.describer.decode(photo(1))
+    bulk = threading.Thread(target=searcher.describe_many, args=([pixels],))
+    bulk.start()
     try:
+        assert slow.inside.wait(PATIENCE_S)
         with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
             searcher.search(photo(0), SearchOptions())
         with pytest.raises(DeadlineExceeded):
             searcher.put("a", photo(0), {})
         assert searcher.stats().count == 0
         slow.release.set()
-        searcher.deadline_s = 10.0
+        searcher.deadline_s = PATIENCE_S
         searcher.put("a", photo(0), {})
         assert ids(searcher.search(photo(0), SearchOptions())) == ["a"]
     finally:
@@ -1049,7 +1055,7 @@ def test_a_late_answer_is_a_deadline_exceeded(tmp_path: Path, slow: Slow) -> Non
 
 def test_known_bytes_are_answered_without_the_model(tmp_path: Path, slow: Slow) -> None:
     slow.release.set()
-    with closing(Searcher(tmp_path, slow, deadline_s=0.5)) as searcher:  # type: ignore[arg-type]
+    with closing(Searcher(tmp_path, slow)) as searcher:  # type: ignore[arg-type]
         searcher.put("a", photo(0), {})
         slow.release.clear()
         assert searcher.search(photo(0), SearchOptions()).hits[0].id == "a"
@@ -1064,19 +1070,20 @@ def test_a_full_queue_is_overloaded_and_bulk_work_waits(tmp_path: Path, slow: Sl
         answers: list[Vectors | Exception] = []
         bulk = threading.Thread(target=lambda: answers.extend(searcher.describe_many([pixels] * 6)))
         bulk.start()
-        assert slow.inside.wait(10)
+        assert slow.inside.wait(PATIENCE_S)
         first = threading.Thread(target=lambda: searcher.search(photo(2), SearchOptions()))
         first.start()
-        while not searcher.load.waiting_searches:
-            time.sleep(0.001)
+        until(lambda: searcher.load.waiting_searches)
         with pytest.raises(Overloaded, match="waiting"):
             searcher.search(photo(1), SearchOptions())
         slow.release.set()
-        first.join(10)
-        bulk.join(10)
-        assert len(answers) == 6
-        for answer in answers:
-            np.testing.assert_array_equal(answer, answers[0])
+        first.join(PATIENCE_S)
+        bulk.join(PATIENCE_S)
+        vectors = [answer for answer in answers if isinstance(answer, np.ndarray)]
+        assert len(vectors) == 6
+        for vector in vectors:
+            # Up to rounding: who shares a pass with whom is chance.
+            np.testing.assert_allclose(vector, vectors[0], atol=1e-6)
     finally:
         slow.release.set()
         searcher.close()

@@ -41,6 +41,7 @@ from engine.snapshots import (
 )
 from tests.disks import fill, small_disk
 from tests.indexes import answers, build_and_publish, content, flip, made, make_index, opened
+from tests.patience import until
 from tests.stored import RECIPE, an_image, other_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,23 +278,25 @@ def in_background(
 
 def test_a_snapshot_beside_a_writer_is_of_one_moment(index: Path, tmp_path: Path) -> None:
     """Pairs are added in one transaction; of every third the first image is deleted again."""
-    slowest = [0.0]
+    written = [0]
 
     def write(stop: threading.Event) -> None:
         number = 1000
         while not stop.is_set():
             number += 1
             pair = [made(10 * number + part) for part in range(2)]
-            started = time.perf_counter()
             searcher.store([replace(image, id=f"{number}-{image.id}") for image in pair])
-            slowest[0] = max(slowest[0], time.perf_counter() - started)
+            written[0] = number
             if number % 3 == 0:
                 searcher.delete(f"{number}-{pair[0].id}")
 
     with opened(index) as searcher:
         stop, thread = in_background(write)
         try:
-            taken = [create_snapshot(index) for _ in range(4)]
+            taken = [create_snapshot(index) for _ in range(3)]
+            before = written[0]
+            until(lambda: written[0] > before)
+            taken.append(create_snapshot(index))
         finally:
             stop.set()
             thread.join()
@@ -310,7 +313,6 @@ def test_a_snapshot_beside_a_writer_is_of_one_moment(index: Path, tmp_path: Path
         assert not pairs or len(single) < len(pairs)
         counts.append(snapshot.last_row)
     assert counts == sorted(counts) and counts[0] < counts[-1], "writes went on meanwhile"
-    assert slowest[0] < 1.0
 
 
 def test_the_copy_of_a_catalog_does_not_begin_anew_at_every_write(tmp_path: Path) -> None:
@@ -319,13 +321,11 @@ def test_the_copy_of_a_catalog_does_not_begin_anew_at_every_write(tmp_path: Path
         for start in range(0, 3000, 500):
             catalog.put([an_image(str(n), seed=n, dim=2048) for n in range(start, start + 500)])
         reports: list[tuple[int, int]] = []
-        waited: list[float] = []
 
         def write(done: int, total: int) -> None:
             reports.append((done, total))
-            started = time.perf_counter()
+            # This would fail if it had to wait for the copy, which waits for this.
             catalog.put([an_image(f"late {len(reports)}", seed=len(reports), dim=2048)])
-            waited.append(time.perf_counter() - started)
 
         with closing(CatalogReader(catalog.path)) as reader:
             catalog.put([an_image("after", seed=1, dim=2048)])
@@ -333,7 +333,6 @@ def test_the_copy_of_a_catalog_does_not_begin_anew_at_every_write(tmp_path: Path
     dones = [done for done, _ in reports]
     assert dones == sorted(set(dones)) and len({total for _, total in reports}) == 1
     assert len(reports) >= 2
-    assert max(waited) < 1.0
     with closing(sqlite3.connect(tmp_path / "copy.sqlite")) as copy:
         assert copy.execute("SELECT count(*) FROM images").fetchone() == (3000,)
         assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -347,7 +346,10 @@ def test_generations_that_come_and_go_meanwhile_are_no_trouble(index: Path, tmp_
     with opened(index) as searcher:
         stop, thread = in_background(build)
         try:
-            taken = [create_snapshot(index) for _ in range(6)]
+            taken = [create_snapshot(index) for _ in range(5)]
+            before = taken[0][0].generation
+            until(lambda: searcher.stats().generation > before)
+            taken.append(create_snapshot(index))
         finally:
             stop.set()
             thread.join()

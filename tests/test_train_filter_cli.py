@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,10 @@ def test_the_filter_is_taken_by_evaluate(
 
 
 def test_a_run_is_resumed_with_its_own_options_or_not_at_all(
-    trained: tuple[Path, dict[str, Any]], folder: Path
+    trained: tuple[Path, dict[str, Any]], folder: Path, tmp_path: Path
 ) -> None:
-    out, result = trained
+    whole, result = trained
+    out = shutil.copytree(whole, tmp_path / "run")
     where = ("--data", folder, "--out", out)
     with pytest.raises(InvalidOption, match="add --resume"):
         run(*where, *ARGUMENTS, "--epochs", "2")

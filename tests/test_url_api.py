@@ -360,8 +360,12 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
 
         def gated(number: int) -> Answer:
             def answer(request: BaseHTTPRequestHandler) -> None:
-                gates[number].wait(60)
-                body(photo(number))(request)
+                # One that says nothing for long is taken to be gone.
+                request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+                while not gates[number].wait(1):
+                    request.wfile.write(b"X-Wait: yes\r\n")
+                data = photo(number)
+                request.wfile.write(b"Content-Length: %d\r\n\r\n%s" % (len(data), data))
 
             return answer
 
@@ -371,7 +375,7 @@ def test_a_killed_job_goes_on_and_fetches_nothing_twice_that_it_had(tmp_path: Pa
             "COOC_URL_ALLOW": f"127.0.0.1:{here.port}",
             "COOC_URL_ALLOW_PRIVATE": "127.0.0.1/32",
             # Longer than any gate is closed: on a busy machine that may be many seconds.
-            "COOC_URL_TIMEOUT_S": "60",
+            "COOC_URL_TIMEOUT_S": "600",
         }
         with serving(tmp_path / "index", **environment) as server:
             own = [{"id": f"own/{n}"} if n % 2 else {} for n in range(count)]

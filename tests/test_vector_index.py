@@ -13,6 +13,7 @@ from engine.errors import CorruptIndex
 from engine.files.locks import ReadWriteLock
 from engine.types import Rows, Vectors
 from engine.vector_index import VectorIndex
+from tests.patience import PATIENCE_S, until
 from tests.stored import unit_vectors
 
 DIM = 24
@@ -290,7 +291,7 @@ def test_searches_stay_right_while_others_add_and_remove() -> None:
 
 
 def test_readers_are_inside_together() -> None:
-    lock, inside = ReadWriteLock(), threading.Barrier(3, timeout=10)
+    lock, inside = ReadWriteLock(), threading.Barrier(3, timeout=PATIENCE_S)
 
     def read() -> None:
         with lock.reading():
@@ -328,7 +329,7 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     def first_reader() -> None:
         with lock.reading():
             held.set()
-            release.wait(10)
+            release.wait(PATIENCE_S)
             order.append("first reader")
 
     def writer() -> None:
@@ -341,18 +342,17 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
 
     threads = [threading.Thread(target=first_reader)]
     threads[0].start()
-    assert held.wait(10)
+    assert held.wait(PATIENCE_S)
     threads.append(threading.Thread(target=writer))
     threads[1].start()
-    while not lock._writers_waiting:
-        time.sleep(0.001)
+    until(lambda: lock._writers_waiting)
     threads.append(threading.Thread(target=later_reader))
     threads[2].start()
     time.sleep(0.05)
     assert order == []
     release.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert order == ["first reader", "writer", "later reader"]
 
 
@@ -360,7 +360,7 @@ def test_a_writer_gets_in_between_readers_that_never_pause() -> None:
     lock, done = ReadWriteLock(), threading.Event()
 
     def read() -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE_S
         while not done.is_set():
             assert time.monotonic() < end, "the writer starved"
             with lock.reading():
@@ -389,5 +389,5 @@ def test_an_exception_inside_releases_the_lock(side: str) -> None:
 
     thread = threading.Thread(target=both, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
