@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from engine.querying import Example
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from app.routes import search
 from engine.passes.calls import current_call
+from engine.queries.querying import Example
 from tests.drawing import photo
 from tests.live import WAIT_S, Live, answer_to, live, search_request
 from tests.patience import PATIENCE_S, until
