@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.observing.problems import code_of_status, note_problem
-from app.security.headers import headers_for
+from app.answer_headers import headers_for
+from app.noted_problems import code_of_status, note_problem
 from engine import errors
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import __version__, errors
 from app.admission import Admission
+from app.answer_headers import PAGE_POLICY, SecurityHeaders
 from app.api_document import describe
 from app.assembly import open_searcher
 from app.deps import EXAMPLES_AT_MOST, Service, State
@@ -27,7 +28,6 @@ from app.fetching.policy import Policy
 from app.jobs import Jobs
 from app.observing.jobs import JobsObserved
 from app.observing.requests import Requests
-from app.observing.state import ServiceState
 from app.observing.templates import Templates
 from app.routes import (
     admin,
@@ -44,7 +44,6 @@ from app.routes import (
     snapshots,
 )
 from app.security.callers import Callers
-from app.security.headers import PAGE_POLICY, SecurityHeaders
 from app.security.needs import check_declared
 from app.serving.calls import Calls
 from app.serving.idempotency import Idempotency
@@ -52,6 +51,7 @@ from app.serving.middleware import BodyLimit, RequestId, SameSite
 from app.serving.parameters import image_address, known_parameters
 from app.settings import Settings
 from app.spool import Spool
+from app.state_metrics import ServiceState
 from engine.backbones.weights import Progress
 from engine.errors import CorruptIndex, IndexMismatch, WeightsUnavailable
 from engine.passes.cores import cores

@@ -21,8 +21,8 @@ from prometheus_client.samples import Sample
 from sqlalchemy.exc import OperationalError
 
 from app.main import create_app
-from app.observing.state import job_metrics
 from app.settings import Settings
+from app.state_metrics import job_metrics
 from tests.drawing import photo
 from tests.test_api import add, finished
 from tests.test_bad_input import SMALL

@@ -9,8 +9,8 @@ from typing import Protocol
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ClientLeft, code_of
+from app.noted_problems import Problem, code_of_status, expect_problem
 from app.observing.metrics import TOTAL, Metrics
-from app.observing.problems import Problem, code_of_status, expect_problem
 from app.observing.templates import Templates, method_of
 from engine.passes.origin import set_origin
 from engine.passes.stages import Stages

@@ -8,7 +8,7 @@ import uuid
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import PayloadTooLarge, code_of, problem
-from app.observing.problems import note_problem
+from app.noted_problems import note_problem
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
