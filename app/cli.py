@@ -110,7 +110,7 @@ def serve(
     # Each file of an upload is open while it arrives.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65_536)), hard))
-    log.info("starting the service at %s (Ctrl+C stops it)", settings.url)
+    log.info("starting the service at %s (Ctrl+C stops it)", settings.place)
     service = create_app(settings, traces_from_environment())
     # Before the server runs: what keeps it from starting becomes one line, not a traceback.
     with console.late_progress_bar("downloading weights") as report:

@@ -221,7 +221,7 @@ def start(state: State, progress: Progress | None = None) -> None:
         raise
     state.service = Service(opened.searcher, runner, opened.weights, opened.learned, fetcher)
     state.close = opened.close
-    log.info("%d images are indexed; ready at %s", opened.searcher.stats().count, settings.url)
+    log.info("%d images are indexed; ready at %s", opened.searcher.stats().count, settings.place)
 
 
 def _stop(state: State) -> None:

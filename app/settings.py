@@ -14,6 +14,7 @@ from app.fetching.policy import parse_network, parse_rule
 from engine.errors import InvalidOption
 
 PREFIX = "COOC_"
+EVERYWHERE = ("0.0.0.0", "::")
 RECIPE_FIELDS = (
     "backbone",
     "layer",
@@ -197,8 +198,14 @@ class Settings(BaseSettings):
         return "".join(f"/{part}" for part in value.split("/") if part)
 
     @property
+    def place(self) -> str:
+        """Where it can be reached, for people: from elsewhere, too, if it listens everywhere."""
+        return f"port {self.port} of all addresses" if self.host in EVERYWHERE else self.url
+
+    @property
     def url(self) -> str:
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        """From this machine."""
+        host = "127.0.0.1" if self.host in EVERYWHERE else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def chosen(self, name: str) -> bool:

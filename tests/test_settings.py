@@ -201,7 +201,10 @@ def test_the_fields_of_the_recipe_are_settings_and_reach_the_recipe(describer: D
     ],
 )
 def test_the_url_is_one_that_can_be_opened(host: str, url: str) -> None:
-    assert load_settings(host=host, port=80).url == url
+    settings = load_settings(host=host, port=80)
+    assert settings.url == url
+    everywhere = host in ("0.0.0.0", "::")
+    assert settings.place == ("port 80 of all addresses" if everywhere else url)
 
 
 @pytest.mark.parametrize("written", ["photos", "/photos", "photos/", "/photos/"])
