@@ -4,7 +4,8 @@
 
 It builds the images `cooc-image-search`, under the names that a deployment on this machine would
 have, and uses the container `cooc` and the volumes `cooc-data`, `cooc-cache` and `cooc-uploads`.
-PYTHON_BASE and NGINX_BASE say what is built upon, as everywhere.
+PYTHON_BASE and NGINX_BASE say what is built upon, as everywhere. Containers and volumes are removed
+at the end; the images stay, in the cache of the next build (`docker image prune`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 from torch import Tensor
 
+from app.jobs import workflows
 from app.main import create_app
 from app.settings import Settings
 from engine.backbones.weights import load_weights
@@ -21,7 +22,7 @@ from engine.passes.devices import still_computes
 from tests.drawing import photo
 from tests.patience import until
 from tests.server import serving
-from tests.test_api import SMALL, put
+from tests.test_api import SMALL, add, put, until_ended
 from tests.test_metrics import labels, samples
 from tests.test_out_of_memory import pictures
 
@@ -95,6 +96,22 @@ def test_a_service_without_its_device_is_not_ready(
         assert samples(client)["cooc_ready"][labels()] == 0
         # What needs no model goes on.
         assert client.get("/images/a.jpg").status_code == 200
+
+
+def test_a_build_waits_for_a_process_with_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflows, "RETRY_S", 0.1)
+    with TestClient(create_app(Settings(data_dir=tmp_path, **SMALL))) as client:
+        add(client, *((f"{seed}.jpg", photo(seed)) for seed in range(60)))
+        describer = client.app.state.cooc.service.searcher.describer  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            lose(describer, patch)
+            location = client.post("/admin/index/build").headers["Location"]
+            until(lambda: client.get(location).json()["waiting"] is not None)
+            assert SAID in client.get(location).json()["waiting"]
+        assert until_ended(client, location)["state"] == "succeeded"
+        assert client.get("/admin/index").json()["generation"] > 0
 
 
 def test_the_service_ends_and_the_next_one_goes_on_with_its_jobs(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """How often a job tries again what the disk does not let it do."""
+PASSING = (StorageFull, StorageReadOnly, OperationalError, DeviceLost)
+"""What a job waits out."""
 
 Result = TypeVar("Result")
 
@@ -169,7 +171,10 @@ class Workflows(DBOSConfiguredInstance):
     @DBOS.step(name="build_generation")
     def build_generation(self, job_id: str) -> Json:
         with stage("build"):
-            manifest = self._searcher.build(self._progress(job_id), phase=self._phase(job_id))
+            progress, phase = self._progress(job_id), self._phase(job_id)
+            manifest = self._patiently(
+                job_id, lambda: self._searcher.build(progress, phase=phase), (DeviceLost,)
+            )
         return {
             "generation": manifest.number,
             "count": manifest.count,
@@ -241,8 +246,14 @@ class Workflows(DBOSConfiguredInstance):
             if self._running.cancelled(job_id):
                 self._spool.remove(job_id)
 
-    def _patiently(self, job_id: str, do: Callable[[], Result]) -> Result:
-        """`do()`, again and again while the disk does not let it: the upload was acknowledged.
+    def _patiently(
+        self,
+        job_id: str,
+        do: Callable[[], Result],
+        reasons: tuple[type[Exception], ...] = PASSING,
+    ) -> Result:
+        """`do()`, again and again while there are reasons to wait, such as a full disk: the upload
+        was acknowledged.
 
         Without a device it waits for the end of the process; the next one goes on with it.
         """
@@ -250,7 +261,7 @@ class Workflows(DBOSConfiguredInstance):
         while True:
             try:
                 result = do()
-            except (StorageFull, StorageReadOnly, OperationalError, DeviceLost) as error:
+            except reasons as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("the job %s waits: %s", job_id, said)
